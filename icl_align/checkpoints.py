@@ -1,0 +1,150 @@
+"""Checkpoints of a run: saved in the background by Orbax, verified when they are read.
+
+Each checkpoint holds the training state, the configuration it belongs to, and a digest of the state.
+Orbax writes a checkpoint beside its final name and renames it, so a kill never leaves half of one;
+the digest finds what was damaged later.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+
+def digest(state: Any) -> str:
+    """SHA-256 over the names, shapes, types and bytes of a state's arrays."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+      folder: made when missing; damaged checkpoints are moved to a folder beside it.
+      config: the run's configuration as plain nested dicts, stored with every checkpoint.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], keep: int = 3):
+        self.folder, self._config, self._keep = folder.absolute(), config, keep
+        self._open()
+
+    def _open(self) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, create=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves in the background; the state may be donated as soon as this returns."""
+        if step in self._manager.all_steps():
+            return
+        leaves = {str(i): jnp.copy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        about = {"config": self._config, "digest": digest(state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def config_of(self, step: int) -> dict[str, Any]:
+        """The configuration that a checkpoint was written under."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]["config"]
+
+    def restore_newest(
+        self, template: Any, warn: Callable[[str], None] = lambda message: None
+    ) -> tuple[int, Any] | None:
+        """(step, state) of the newest checkpoint that is whole; None where there is none.
+
+        A damaged one is moved aside, reported through `warn`, and the one before is tried.
+
+        Args:
+          template: a state of the same structure, shapes and shardings.
+          warn: called with one line for each damaged checkpoint.
+        """
+        leaves, structure = jax.tree.flatten(template)
+        abstract = {
+            str(i): ocp.utils.to_shape_dtype_struct(leaf) for i, leaf in enumerate(leaves)
+        }
+        for step in self.steps():
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
+                    ),
+                )
+                found = [restored["state"][str(i)] for i in range(len(leaves))]
+                state = jax.tree.unflatten(structure, found)
+                if digest(state) != restored["about"]["digest"]:
+                    raise ValueError("its digest does not match its content")
+                return step, state
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                aside = self._move_aside(step)
+                warn(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
+        return None
+
+    def _move_aside(self, step: int) -> Path:
+        target = self.folder.with_name(self.folder.name + "_damaged")
+        target.mkdir(exist_ok=True)
+        aside = target / str(step)
+        count = 1
+        while aside.exists():
+            count += 1
+            aside = target / f"{step}_{count}"
+        shutil.move(self.folder / str(step), aside)
+        self._manager.close()
+        self._open()
+        return aside
+
+    def wait(self) -> None:
+        """Blocks until everything handed to `save` is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets the folder go."""
+        self._manager.close()
+
+
+def load_params(folder: Path, template: Any) -> tuple[int, Any]:
+    """(step, state) of the newest whole checkpoint in `folder`, which is only read.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} has no checkpoint")
+    checkpoints = Checkpoints(folder, {})
+    try:
+        found = checkpoints.restore_newest(template)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no whole checkpoint")
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)

@@ -1,0 +1,298 @@
+"""The transformer: a front that makes tokens of a context, a trunk of blocks, and a read-out.
+
+The trunk knows nothing of what a token means. Every ablation is a field of `ModelConfig`.
+
+Array names end in their axes: B any leading axes, T tokens, H heads, K width of a head, D width of
+the residual stream, F features of a token.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from icl_align.config import ModelConfig, TaskConfig
+from icl_align.contexts import Context
+
+# ---------------------------------------------------------------------------------- token layouts
+
+
+class TripletTokens:
+    """One token an attempt: [x, y_i, r_i, 1], after a first token [x, 0, 0, 0] for the bare query.
+
+    The prediction after n attempts is read at token n.
+    """
+
+    tokens_per_attempt = 1
+
+    def __init__(self, task: TaskConfig):
+        self.num_features = 2 * task.dim + 2
+
+    def features(self, context: Context) -> Float[Array, "*batch t f"]:
+        """Feature vectors of the N + 1 tokens."""
+        attempts = jnp.concatenate(
+            [
+                jnp.broadcast_to(context.query[..., None, :], context.responses.shape),
+                context.responses,
+                context.rewards[..., None],
+                jnp.ones_like(context.rewards)[..., None],
+            ],
+            axis=-1,
+        )
+        d = context.query.shape[-1]
+        start = jnp.pad(context.query, [(0, 0)] * (context.query.ndim - 1) + [(0, d + 2)])
+        return jnp.concatenate([start[..., None, :], attempts], axis=-2)
+
+
+class InterleavedTokens:
+    """Three tokens an attempt, x, y_i, [r_i, 0, ...], through one embedding, as published.
+
+    The prediction after n attempts is read at the (n + 1)-th x, so a last x follows the attempts.
+    """
+
+    tokens_per_attempt = 3
+
+    def __init__(self, task: TaskConfig):
+        self.num_features = task.dim
+
+    def features(self, context: Context) -> Float[Array, "*batch t f"]:
+        """Feature vectors of the 3 N + 1 tokens."""
+        query = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
+        padding = [(0, 0)] * context.rewards.ndim + [(0, self.num_features - 1)]
+        rewards = jnp.pad(context.rewards[..., None], padding)
+        triplets = jnp.stack([query, context.responses, rewards], axis=-2)
+        *batch, n, _, d = triplets.shape
+        return jnp.concatenate(
+            [triplets.reshape(*batch, 3 * n, d), context.query[..., None, :]], axis=-2
+        )
+
+
+TOKEN_LAYOUTS = {"triplet": TripletTokens, "interleaved": InterleavedTokens}
+
+# ------------------------------------------------------------------------------------------ trunk
+
+
+def attend(
+    kind: str,
+    q_BHTK: Float[Array, "*batch t k"],
+    k_BHTK: Float[Array, "*batch t k"],
+    v_BHTK: Float[Array, "*batch t k"],
+    visible_TT: Bool[Array, "t t"],
+) -> Float[Array, "*batch t k"]:
+    """Attention: each token's mean (or sum) of the values it may see.
+
+        softmax            w_ij = exp(q_i.k_j / sqrt K) / sum_j exp(q_i.k_j / sqrt K)
+        linear             w_ij = q_i.k_j / sqrt K, not normalised (von Oswald et al. 2023)
+        linear_normalized  w_ij = phi(q_i).phi(k_j) / sum_j phi(q_i).phi(k_j), phi = elu + 1
+                           (Katharopoulos et al. 2020)
+
+    Args:
+      kind: one of the three.
+      q_BHTK, k_BHTK, v_BHTK: queries, keys and values.
+      visible_TT: entry [i, j] says whether token i may see token j; each sees at least one.
+    """
+    if kind == "linear_normalized":
+        q_BHTK, k_BHTK = jax.nn.elu(q_BHTK) + 1, jax.nn.elu(k_BHTK) + 1
+    else:
+        q_BHTK = q_BHTK / math.sqrt(q_BHTK.shape[-1])
+    logits_BHTT = q_BHTK @ jnp.swapaxes(k_BHTK, -1, -2)
+    if kind == "softmax":
+        weights_BHTT = jax.nn.softmax(jnp.where(visible_TT, logits_BHTT, -jnp.inf), axis=-1)
+    else:
+        weights_BHTT = jnp.where(visible_TT, logits_BHTT, 0)
+    if kind == "linear_normalized":
+        weights_BHTT = weights_BHTT / jnp.sum(weights_BHTT, axis=-1, keepdims=True)
+    return weights_BHTT @ v_BHTK
+
+
+def _torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map with PyTorch's initialisation: kernel and bias U(-1, 1) / sqrt(features_in)."""
+    bound = 1 / math.sqrt(features_in)
+
+    def uniform(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nnx.Linear(features_in, features_out, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+
+def _linear(
+    config: ModelConfig, features_in: int, features_out: int, rngs: nnx.Rngs, to_residual=False
+) -> nnx.Linear:
+    """A linear map of the trunk: GPT-2 draws N(0, 0.02), smaller where it feeds the residual."""
+    if config.init == "torch":
+        return _torch_linear(features_in, features_out, rngs)
+    scale = 0.02 / math.sqrt(2 * config.num_layers) if to_residual else 0.02
+    return nnx.Linear(
+        features_in, features_out, kernel_init=nnx.initializers.normal(scale), rngs=rngs
+    )
+
+
+def _norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.width, epsilon=1e-5, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.kind, self.num_heads = config.attention, config.num_heads
+        self.query = _linear(config, config.width, config.width, rngs)
+        self.key = _linear(config, config.width, config.width, rngs)
+        self.value = _linear(config, config.width, config.width, rngs)
+        self.out = _linear(config, config.width, config.width, rngs, to_residual=True)
+
+    def __call__(
+        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+    ) -> Float[Array, "*batch t d"]:
+        """What each token gathers from the tokens it may see."""
+
+        def split_heads(x_BTD):
+            x_BTHK = x_BTD.reshape(*x_BTD.shape[:-1], self.num_heads, -1)
+            return jnp.swapaxes(x_BTHK, -2, -3)
+
+        q, k, v = map(split_heads, (self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)))
+        o_BTHK = jnp.swapaxes(attend(self.kind, q, k, v, visible_TT), -2, -3)
+        return self.out(o_BTHK.reshape(x_BTD.shape))
+
+
+class MLP(nnx.Module):
+    """Two linear maps with an activation between them, on each token alone."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        hidden = config.mlp_width or 4 * config.width
+        self.activation = config.activation
+        self.up = _linear(config, config.width, hidden, rngs)
+        self.down = _linear(config, hidden, config.width, rngs, to_residual=True)
+
+    def __call__(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch t d"]:
+        """The update of each token."""
+        hidden = self.up(x_BTD)
+        match self.activation:
+            case "relu":
+                return self.down(jax.nn.relu(hidden))
+            case activation:
+                return self.down(jax.nn.gelu(hidden, approximate=activation == "gelu"))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)); each part can be left out."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config, rngs) if config.norm != "none" else None
+        self.attention = Attention(config, rngs=rngs)
+        self.residual_norm = _norm(config, rngs) if config.norm == "pre_post" else None
+        self.mlp_norm = _norm(config, rngs) if config.mlp and config.norm != "none" else None
+        self.mlp = MLP(config, rngs=rngs) if config.mlp else None
+
+    def __call__(
+        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+    ) -> Float[Array, "*batch t d"]:
+        """The residual stream after the block."""
+        h_BTD = self.attention_norm(x_BTD) if self.attention_norm else x_BTD
+        x_BTD = x_BTD + self.attention(h_BTD, visible_TT)
+        if self.residual_norm:
+            x_BTD = self.residual_norm(x_BTD)
+        if self.mlp:
+            h_BTD = self.mlp_norm(x_BTD) if self.mlp_norm else x_BTD
+            x_BTD = x_BTD + self.mlp(h_BTD)
+        return x_BTD
+
+
+class Trunk(nnx.Module):
+    """A stack of blocks and a last layer norm, from token vectors to token vectors."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = _norm(config, rngs) if config.norm != "none" else None
+
+    def __call__(
+        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+    ) -> Float[Array, "*batch t d"]:
+        """The tokens after the last block.
+
+        Args:
+          x_BTD: token vectors.
+          visible_TT: entry [i, j] says whether token i may see token j.
+        """
+        for block in self.blocks:
+            x_BTD = block(x_BTD, visible_TT)
+        return self.norm(x_BTD) if self.norm else x_BTD
+
+
+# ------------------------------------------------------------------------------------ transformer
+
+
+class Transformer(nnx.Module):
+    """Predicts a response after every number of attempts.
+
+    Row n of its output reads the query and attempts 1..n, and nothing later, unless
+    `config.sees_future` asks for the published variants' unmasked pass. With `config.causal` one
+    masked pass makes all rows; without it each row is a pass of its own over its attempts.
+
+    Args:
+      config: the architecture.
+      task: gives dimension and the largest number of attempts.
+      rngs: the stream `params` initialises the weights: the trunk as in GPT-2 (Radford et al. 2019),
+        embedding and read-out as PyTorch's Linear, which is what Wang et al. (2024) trained.
+    """
+
+    def __init__(self, config: ModelConfig, task: TaskConfig, *, rngs: nnx.Rngs):
+        self.causal, self.sees_future = config.causal, config.sees_future
+        self.tokens, self.task = config.tokens, (task.dim, task.num_responses)
+        layout = TOKEN_LAYOUTS[config.tokens](task)
+        self.embed = _torch_linear(layout.num_features, config.width, rngs)
+        num_tokens = layout.tokens_per_attempt * task.num_responses + 1
+        scale = 1.0 if config.init == "torch" else 0.02
+        self.positions = (
+            nnx.Param(scale * jax.random.normal(rngs.params(), (num_tokens, config.width)))
+            if config.positions
+            else None
+        )
+        self.trunk = Trunk(config, rngs=rngs)
+        self.read_out = _torch_linear(config.width, task.dim, rngs)
+
+    def __call__(self, context: Context) -> Float[Array, "*batch n_plus_1 d"]:
+        """Predictions after 0..N attempts.
+
+        Raises:
+          ValueError: when learned positions do not reach as far as the context.
+        """
+        d, num_responses = context.query.shape[-1], context.rewards.shape[-1]
+        layout = TOKEN_LAYOUTS[self.tokens](TaskConfig(dim=d, num_responses=num_responses))
+        x_BTD = self.embed(layout.features(context))
+        num_tokens = x_BTD.shape[-2]
+        if self.positions is not None:
+            if num_tokens > self.positions.shape[0]:
+                raise ValueError(
+                    f"{num_responses} attempts need {num_tokens} learned positions, "
+                    f"the transformer has {self.positions.shape[0]}"
+                )
+            x_BTD = x_BTD + self.positions[:num_tokens]
+        every = layout.tokens_per_attempt
+        if self.causal or self.sees_future:
+            visible_TT = jnp.ones((num_tokens, num_tokens), bool)
+            visible_TT = jnp.tril(visible_TT) if self.causal else visible_TT
+            x_BND = self.trunk(x_BTD, visible_TT)[..., ::every, :]
+        else:
+            x_BND = self._bidirectional(x_BTD, every * jnp.arange(num_responses + 1))
+        return self.read_out(x_BND)
+
+    def _bidirectional(
+        self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n_plus_1"]
+    ) -> Float[Array, "*batch n_plus_1 d"]:
+        """One pass for each prefix, in turn and recomputed in the gradient, to spare memory."""
+
+        @jax.checkpoint
+        def last_token(read):
+            num_tokens = x_BTD.shape[-2]
+            visible_T = jnp.arange(num_tokens) <= read
+            return self.trunk(x_BTD, jnp.tile(visible_T, (num_tokens, 1)))[..., read, :]
+
+        return jnp.moveaxis(jax.lax.map(last_token, read_at), 0, -2)
+
+
+def num_parameters(model: nnx.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,0 +1,387 @@
+"""One run in its folder: start or go on, train, evaluate, leave the results.
+
+All files, signals and clocks of training live here; `training` and `evaluate` are pure.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from icl_align.checkpoints import Checkpoints, write_json
+from icl_align.cli import USAGE_ERROR, RunError, one_line_errors, to_config
+from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves
+from icl_align.evaluate import evaluate
+from icl_align.terminal import Terminal, changed_options
+from icl_align.tracking import Tracker, first_not_finite
+from icl_align.training import METRICS, TrainState, init_state, make_chunk
+
+# A chunk of steps lasts about this long, so that a signal or the progress bar never waits longer.
+CHUNK_SECONDS = 1.0
+MOST_STEPS_A_CHUNK = 500
+
+
+@dataclasses.dataclass
+class Start:
+    """What a run is called with, beside its configuration."""
+
+    overrides: list[str] = dataclasses.field(default_factory=list)
+    hydra_config: Any = None
+    tags: list[str] = dataclasses.field(default_factory=list)
+    group: str | None = None
+
+
+def run_in_hydra_folder(node) -> None:
+    """The job of `python -m icl_align.train`: reads what Hydra decided, then runs."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    choices = {**hydra.runtime.choices}
+    tags = [
+        name.strip()
+        for group in ("experiment", "scale", "ablation")
+        for name in str(choices.get(group) or "").strip("[]").split(",")
+        if name.strip()
+    ]
+    swept = hydra.mode == RunMode.MULTIRUN
+    start = Start(
+        overrides=list(hydra.overrides.task),
+        hydra_config=HydraConfig.instance().cfg,
+        tags=[tag.strip("'\"") for tag in tags],
+        group=hydra.sweep.dir if swept else None,
+    )
+    with one_line_errors(), _no_empty_folder(folder):
+        run(to_config(node), folder, start)
+
+
+@contextlib.contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """After an error, takes away the folder that Hydra made if nothing was put into it."""
+    try:
+        yield
+    except (ConfigError, RunError):
+        with contextlib.suppress(OSError):
+            os.removedirs(folder)
+        raise
+
+
+# ---------------------------------------------------------------------------------- the run folder
+
+
+@contextlib.contextmanager
+def sole_user_of(folder: Path) -> Iterator[None]:
+    """Holds the run folder; the lock goes with the process, however it ends.
+
+    Raises:
+      RunError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"hydra.run.dir={folder}: another process is running in this folder", USAGE_ERROR
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def saved_config(folder: Path) -> Config | None:
+    """The configuration of the run that a folder holds; None for a new folder."""
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        return None
+    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    return OmegaConf.to_object(merged)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The Config of the nested dicts of `dataclasses.asdict`."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
+
+
+def config_to_go_on_with(saved: Config, asked: Config, overrides: list[str]) -> Config:
+    """The saved configuration with what the command line names put over it."""
+    named = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    merged = dataclasses.replace(saved)
+    defaults = {key: value for key, _, value in leaves()}
+    for key, _, value in leaves(asked):
+        if key in named or value != defaults[key]:
+            merged = _with(merged, key.split("."), value)
+    return merged
+
+
+def _with(node: Any, path: list[str], value: Any) -> Any:
+    inner = value if len(path) == 1 else _with(getattr(node, path[0]), path[1:], value)
+    return dataclasses.replace(node, **{path[0]: inner})
+
+
+def refuse_other(folder: Path, saved: Config, config: Config) -> None:
+    """Raises RunError if `config` trains something else than what the folder holds."""
+    changed = {
+        key: pair
+        for key, pair in differences(saved, config).items()
+        if not key.startswith(FREE_ON_RESUME)
+    }
+    if changed:
+        keys = ", ".join(
+            ConfigError(key, new, "").args[0].removesuffix(": ")
+            + f" (was {ConfigError('', old, '').args[0][1:].removesuffix(': ')})"
+            for key, (old, new) in changed.items()
+        )
+        raise RunError(
+            f"hydra.run.dir={folder}: its checkpoints belong to another configuration: {keys}",
+            USAGE_ERROR,
+        )
+
+
+def write_hydra_files(folder: Path, config: Config, start: Start) -> None:
+    """`.hydra/` as Hydra writes it: config.yaml, hydra.yaml, overrides.yaml."""
+    hydra_folder = folder / ".hydra"
+    hydra_folder.mkdir(exist_ok=True)
+    contents = {"config.yaml": OmegaConf.structured(config)}
+    if start.hydra_config is not None:
+        contents["hydra.yaml"] = start.hydra_config
+        contents["overrides.yaml"] = start.overrides
+    for name, content in contents.items():
+        partial = hydra_folder / (name + ".partial")
+        OmegaConf.save(content, partial)
+        partial.replace(hydra_folder / name)
+
+
+class StopSignals:
+    """While active, SIGTERM and SIGINT ask the run to stop at the next chunk."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread: a launcher's worker
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, _frame: Any) -> None:
+        if self.received is not None:  # a second signal does not wait
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stop_if_received(self, where: str) -> None:
+        """Raises RunError, with the shell's exit status for the signal, if one has come."""
+        if self.received is not None:
+            raise RunError(
+                f"stopped by {self.received.name} {where}; the same command goes on from there",
+                128 + self.received,
+            )
+
+
+# ------------------------------------------------------------------------------------------- a run
+
+
+def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, Any]:
+    """Trains `config` in `folder`, going on where an earlier process stopped, and evaluates it.
+
+    Args:
+      config: a checked configuration.
+      folder: the run folder, made when missing.
+      start: overrides, tags and group of the call.
+
+    Returns:
+      The curves, as curves.json holds them.
+
+    Raises:
+      RunError: the folder cannot be used, training diverged, or a signal stopped it.
+      ConfigError: W&B cannot be reached as asked.
+    """
+    start = start or Start()
+    terminal = Terminal()
+    try:
+        with sole_user_of(folder), StopSignals() as signals:
+            saved = saved_config(folder)
+            if saved is not None:
+                config = config_to_go_on_with(saved, config, start.overrides)
+                refuse_other(folder, saved, config)
+            return _train_and_evaluate(config, folder, start, terminal, signals)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise RunError(
+            f"{folder}: {os.strerror(error.errno)}; what was saved is kept, "
+            "and the same command goes on from there"
+        ) from error
+    finally:
+        terminal.stop_progress()
+
+
+def _train_and_evaluate(
+    config: Config, folder: Path, start: Start, terminal: Terminal, signals: StopSignals
+) -> dict[str, Any]:
+    resolved = dataclasses.asdict(config)
+    checkpoints = Checkpoints(folder / "checkpoints", resolved, config.train.keep_checkpoints)
+    tracker = None
+    exit_code = 1
+    try:
+        for step in checkpoints.steps():
+            with contextlib.suppress(Exception):  # a damaged one is reported when it is restored
+                refuse_other(folder, from_dict(checkpoints.config_of(step)), config)
+        state = init_state(config)
+        terminal.say(_start_line(config, state))
+        found = checkpoints.restore_newest(state, terminal.warn)
+        if found is not None:
+            state = found[1]
+            terminal.say(f"going on at step {found[0]} of {config.train.steps}")
+        write_hydra_files(folder, config, start)
+        try:
+            tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
+        except ConnectionError as error:
+            raise ConfigError(
+                "wandb.mode", "online", f"{error}; set WANDB_API_KEY, or use offline or disabled"
+            ) from error
+        state = _train(config, state, checkpoints, tracker, terminal, signals)
+        checkpoints.wait()
+        curves = _evaluate(config, folder, state, tracker, terminal, signals)
+        exit_code = 0
+        return curves
+    finally:
+        terminal.stop_progress()
+        if tracker is not None:
+            tracker.close(exit_code)
+        checkpoints.close()
+
+
+def _start_line(config: Config, state: TrainState) -> str:
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
+    device = jax.local_devices()[0]
+    kind = f"CPU ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind
+    seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+    return f"{kind} · {parameters:,} parameters{seeds} · {changed_options(config)}"
+
+
+def _train(
+    config: Config,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    terminal: Terminal,
+    signals: StopSignals,
+) -> TrainState:
+    """All remaining steps, in chunks of about a second that end where a checkpoint is due."""
+    train = config.train
+    step = int(np.asarray(state.step)[0])
+    if step >= train.steps:
+        return state
+    terminal.progress("compiling", 0, 1)
+    most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
+    program = make_chunk(config, most).lower(state, 1).compile()
+    last_saved, size = step, 1
+    while step < train.steps:
+        boundary = min(train.steps, (step // train.checkpoint_every + 1) * train.checkpoint_every)
+        size = min(size, most, boundary - step)
+        begun = time.perf_counter()
+        state, metrics = program(state, np.int32(size))
+        metrics = {name: np.asarray(metrics[name])[:size] for name in metrics}
+        speed = size / (time.perf_counter() - begun)
+        rows = _rows(config, step, metrics, speed)
+        bad = first_not_finite(rows)
+        for row in rows:
+            due = row["step"] % train.log_every == 0 or row["step"] == train.steps
+            if due and (bad is None or row["step"] < bad[0]):
+                tracker.log(row)
+        if bad is not None:
+            checkpoints.wait()
+            kept = f"checkpoint {checkpoints.steps()[0]} is kept" if checkpoints.steps() else (
+                "no checkpoint was due yet"
+            )
+            raise RunError(
+                f"{bad[1]} is {bad[2]} at step {bad[0]}: training diverged; {kept}. "
+                "Lower train.learning_rate or train.clip_norm"
+            )
+        step += size
+        loss = float(metrics["train/loss"][-1].mean())
+        note = f"loss {loss:.4f} · {speed:.1f} steps/s"
+        terminal.progress("training", step, train.steps, note)
+        if step == boundary or signals.received:
+            checkpoints.save(step, state)
+            last_saved = step
+        if signals.received:
+            checkpoints.wait()
+        signals.stop_if_received(f"at step {last_saved}, which is saved")
+        size = max(1, int(speed * CHUNK_SECONDS))
+    return state
+
+
+def _rows(
+    config: Config, step: int, metrics: dict[str, np.ndarray], speed: float
+) -> list[dict[str, Any]]:
+    """One row for each step of a chunk, numbered by the steps taken."""
+    rows = []
+    for place in range(len(metrics["train/loss"])):
+        row: dict[str, Any] = {"step": step + place + 1}
+        for name in METRICS:
+            values = metrics[name][place]
+            row[name] = float(values.mean())
+            if config.num_seeds > 1 and name != "train/learning_rate":
+                for index, value in enumerate(values):
+                    row[f"{name}/seed_{config.seed + index}"] = float(value)
+        row["perf/steps_per_second"] = speed
+        row["perf/contexts_per_second"] = speed * config.train.batch_size * config.num_seeds
+        rows.append(row)
+    return rows
+
+
+def _evaluate(
+    config: Config,
+    folder: Path,
+    state: TrainState,
+    tracker: Tracker,
+    terminal: Terminal,
+    signals: StopSignals,
+) -> dict[str, Any]:
+    path = folder / "curves.json"
+    if path.exists():
+        curves = json.loads(path.read_text())
+    else:
+
+        def progress(fraction):
+            terminal.progress("evaluating", 100 * fraction, 100)
+            signals.stop_if_received("after training, during the evaluation")
+
+        progress(0.0)
+        curves = evaluate(config, state.params, progress)
+        save_curves(config, curves, folder)
+    terminal.stop_progress()
+    tracker.log_curves(config.train.steps, curves, folder / "curves.png")
+    terminal.curves_table(curves)
+    terminal.say(f"run folder: {folder}")
+    return curves
+
+
+def save_curves(config: Config, curves: dict[str, Any], folder: Path) -> None:
+    """curves.png, then curves.json: where the second is, the first is whole."""
+    from icl_align.plots import curves_figure, is_published_task
+
+    partial = folder / "curves.partial.png"
+    curves_figure(curves, is_published_task(config.task)).savefig(partial, dpi=150)
+    partial.replace(folder / "curves.png")
+    write_json(folder / "curves.json", curves)

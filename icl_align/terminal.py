@@ -1,0 +1,96 @@
+"""What a run shows on the terminal: a start line, a progress bar, a table."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from icl_align.config import LEARNERS, Config, ConfigError, differences
+
+
+def changed_options(config: Config) -> str:
+    """The options that differ from the defaults, as they would be typed."""
+    changed = [
+        ConfigError(key, new, "").args[0].removesuffix(": ")
+        for key, (_, new) in differences(Config(), config).items()
+    ]
+    return ", ".join(changed) or "nothing changed from the defaults"
+
+
+class Terminal:
+    """The outermost voice of a run. Progress bars appear only on a real terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._errors = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self._errors,
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = None
+
+    def say(self, line: str) -> None:
+        """One line on stdout, never wrapped."""
+        self._console.print(line, soft_wrap=True, markup=False)
+
+    def warn(self, line: str) -> None:
+        """One line on stderr."""
+        self._errors.print(f"icl_align: {line}", soft_wrap=True, markup=False)
+
+    def progress(self, name: str, done: float, total: float, note: str = "") -> None:
+        """Shows the bar `name` at `done` of `total`; another name starts another bar."""
+        if self._progress.disable:
+            return
+        if self._task is None or self._progress.tasks[-1].description != name:
+            self.stop_progress()
+            self._task = self._progress.add_task(name, total=total, completed=done, note=note)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, note=note)
+
+    def stop_progress(self) -> None:
+        """Takes the bar away."""
+        self._progress.stop()
+        for task in list(self._progress.task_ids):
+            self._progress.remove_task(task)
+        self._task = None
+
+    def curves_table(self, curves: dict[str, Any]) -> None:
+        """Learners x noise after the last attempt, and what else is known at the lowest noise."""
+        levels = list(curves["learners"]["transformer"])
+        table = Table(
+            title=f"After {curves['attempts'][-1]} attempts (95% interval of the mean)",
+            title_justify="left",
+            caption=f"regret and agreement with gradient descent: at reward noise {levels[0]}",
+            caption_justify="left",
+        )
+        table.add_column("learner", no_wrap=True)
+        for place, level in enumerate(levels):
+            prefix = "refinement error, noise " if place == 0 else "noise "
+            table.add_column(prefix + level, justify="right")
+        table.add_column("regret", justify="right")
+        table.add_column("agreement", justify="right")
+        for name in LEARNERS:
+            by_level = curves["learners"][name]
+            cells = [_cell(by_level[level]["refinement_error"]) for level in levels]
+            cells += [_cell(by_level[levels[0]][name_]) for name_ in ("regret", "agreement")]
+            table.add_row(name, *cells, style="bold" if name == "transformer" else None)
+        console = self._console
+        if not console.is_terminal:  # a file or a pipe gets the whole table on unbroken lines
+            console = Console(highlight=False, width=160)
+        console.print(table)
+        worst = max(curves["optimum_not_converged"].values())
+        if worst > 0:
+            self.warn(f"the Plackett-Luce optimum has not converged in {worst:.2%} of the contexts")
+
+
+def _cell(curve: dict[str, list[float]]) -> str:
+    mean, low, high = (curve[name][-1] for name in ("mean", "low", "high"))
+    return f"{mean + 0.0:.3f} ± {(high - low) / 2:.3f}"

@@ -1,0 +1,22 @@
+"""Trains a transformer, compares it with every other learner, and leaves a run folder.
+
+python -m icl_align.train [KEY=VALUE ...]; --help lists every option.
+"""
+
+from icl_align.cli import run_with_hydra
+
+
+def job(node) -> None:
+    """One run under Hydra, in the folder that Hydra chose."""
+    from icl_align.run import run_in_hydra_folder
+
+    run_in_hydra_folder(node)
+
+
+def main() -> None:
+    """The command `icl-align-train`."""
+    run_with_hydra(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ Orbax writes a checkpoint beside its final name and renames it, so a kill never 
 the digest finds what was damaged later.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -35,15 +36,26 @@ class Checkpoints:
       folder: made when missing; damaged checkpoints are moved to a folder beside it.
       config: the run's configuration as plain nested dicts, stored with every checkpoint.
       keep: how many of the newest are kept.
+      read_only: never changes the folder, so a run that is still training can be looked at.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], keep: int = 3):
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        keep: int = 3,
+        *,
+        read_only: bool = False,
+    ):
         self.folder, self._config, self._keep = folder.absolute(), config, keep
+        self._read_only = read_only
         self._open()
 
     def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=True, enable_async_checkpointing=True
+            max_to_keep=None if self._read_only else self._keep,
+            create=not self._read_only,
+            read_only=self._read_only,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -64,17 +76,24 @@ class Checkpoints:
         """Steps that have a checkpoint, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def config_of(self, step: int) -> dict[str, Any]:
-        """The configuration that a checkpoint was written under."""
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["about"]["config"]
+    def configs(self) -> list[dict[str, Any]]:
+        """The configurations the checkpoints were written under, newest first.
+
+        A damaged checkpoint is passed over; `restore_newest` reports it.
+        """
+        found = []
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # whatever a damaged file makes the reader raise
+                args = ocp.args.Composite(about=ocp.args.JsonRestore())
+                found.append(self._manager.restore(step, args=args)["about"]["config"])
+        return found
 
     def restore_newest(
         self, template: Any, warn: Callable[[str], None] = lambda message: None
     ) -> tuple[int, Any] | None:
         """(step, state) of the newest checkpoint that is whole; None where there is none.
 
-        A damaged one is moved aside, reported through `warn`, and the one before is tried.
+        A damaged one is moved aside and reported through `warn`, and the one before is tried.
 
         Args:
           template: a state of the same structure, shapes and shardings.
@@ -99,8 +118,8 @@ class Checkpoints:
                 return step, state
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                aside = self._move_aside(step)
-                warn(f"checkpoint {step} is damaged ({reason}); moved to {aside}")
+                fate = "passed over" if self._read_only else f"moved to {self._move_aside(step)}"
+                warn(f"checkpoint {step} is damaged ({reason}); {fate}")
         return None
 
     def _move_aside(self, step: int) -> Path:
@@ -123,24 +142,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets the folder go."""
         self._manager.close()
-
-
-def load_params(folder: Path, template: Any) -> tuple[int, Any]:
-    """(step, state) of the newest whole checkpoint in `folder`, which is only read.
-
-    Raises:
-      FileNotFoundError: there is none.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} has no checkpoint")
-    checkpoints = Checkpoints(folder, {})
-    try:
-        found = checkpoints.restore_newest(template)
-    finally:
-        checkpoints.close()
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no whole checkpoint")
-    return found
 
 
 def write_json(path: Path, value: Any) -> None:

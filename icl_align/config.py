@@ -143,7 +143,7 @@ class TrainConfig:
 
     steps: int = option(600, "optimiser steps", least=1)
     batch_size: int = option(128, "contexts a step", least=1)
-    learning_rate: float = option(1e-3, "peak learning rate of Adam", above=0)
+    learning_rate: float = option(2e-3, "peak learning rate of Adam", above=0)
     warmup_fraction: float = option(
         0.1, "share of the steps spent on linear warm-up", least=0, most=1
     )

@@ -5,7 +5,10 @@ As a command it evaluates a finished run again:
     python -m icl_align.evaluate run_dir=DIR [task=NAME] [task.KEY=VALUE] [evaluation.KEY=VALUE] ...
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +17,7 @@ import numpy as np
 import psutil
 from jaxtyping import Array, Float, Int
 
-from icl_align.config import LEARNERS, Config
+from icl_align.config import LEARNERS, Config, ConfigError, allowed, check, leaves
 from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
 from icl_align.learners import (
     best_attempt,
@@ -34,7 +37,7 @@ from icl_align.metrics import (
     refinement_error,
     regret,
 )
-from icl_align.training import transformer_learner
+from icl_align.training import init_state, transformer_learner
 
 # An optimum whose loss still has a gradient above this norm counts as not converged.
 CONVERGED_GAP = 1e-2
@@ -75,17 +78,20 @@ def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Floa
             "least_squares": least_squares(contexts)[None],
         }
 
-        def judge(answers):
-            values = {
+        def judge(answers):  # of one seed
+            return {
                 "refinement_error": refinement_error(answers, contexts),
-                "regret": jax.vmap(lambda one: regret(one, optimum, contexts, score))(answers),
+                "regret": regret(answers, optimum, contexts, score),
                 "agreement": agreement(answers, descent),
             }
-            return {name: _batch_moments(value) for name, value in values.items()}
 
+        sums = {
+            name: jax.tree.map(_batch_moments, jax.vmap(judge)(predictions[name]))
+            for name in LEARNERS
+        }
         gap = jnp.max(optimality_gap(optimum, contexts, score), axis=-1)
         not_converged = jnp.sum(gap > CONVERGED_GAP)
-        return {name: judge(predictions[name]) for name in LEARNERS}, not_converged
+        return sums, not_converged
 
     return evaluate_batch
 
@@ -104,11 +110,6 @@ def available_memory() -> int:
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return psutil.virtual_memory().available
-
-
-def _batches(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, size):
-        yield start, min(size, total - start)
 
 
 class _Compiled:
@@ -166,6 +167,7 @@ def evaluate(
         "seeds": [config.seed + index for index in range(config.num_seeds)],
         "num_contexts": total,
         "confidence": 0.95,
+        "options": _options(config),
         "optimum_not_converged": {},
     }
     for place, noise in enumerate(levels):
@@ -199,7 +201,129 @@ def evaluate(
     return curves
 
 
+def _options(config: Config) -> dict[str, Any]:
+    sections = ("task", "evaluation", "gradient_descent")
+    return {name: dataclasses.asdict(getattr(config, name)) for name in sections}
+
+
+def is_of(config: Config, curves: dict[str, Any]) -> bool:
+    """Whether curves were made with the evaluation options of this configuration."""
+    return curves.get("options") == _options(config)
+
+
 def _interval(moments: Moments, by_seed: bool) -> dict[str, Any]:
     mean, low, high = mean_interval(moments)
     curve = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
     return curve | ({"by_seed": moments.seed_means.tolist()} if by_seed else {})
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def evaluation_config(trained: Config, overrides: list[str]) -> Config:
+    """The configuration of another evaluation of a trained run.
+
+    Args:
+      trained: the run's configuration.
+      overrides: of the task, evaluation and gradient_descent sections.
+
+    Raises:
+      ConfigError: an override is not allowed, or would need another transformer.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from icl_align.cli import CONF, check_keys, parse_overrides
+
+    fields = {key: field for key, field, _ in leaves()}
+    node = OmegaConf.structured(trained)
+    parsed = parse_overrides(overrides)
+    check_keys(parsed)
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if override.is_sweep_override():
+            raise ConfigError(key, override.input_line.partition("=")[2], "cannot be swept here")
+        if key == "task":
+            node.task = OmegaConf.merge(node.task, OmegaConf.load(CONF / "task" / f"{value}.yaml"))
+        elif key.startswith(("task.", "evaluation.", "gradient_descent.")) and key != "task.dim":
+            try:
+                OmegaConf.update(node, key, value)
+            except OmegaConfBaseException as error:
+                raise ConfigError(key, value, f"must be {allowed(fields[key])}") from error
+        else:
+            raise ConfigError(
+                key, value, "fixed by the trained run; task.*, evaluation.* and "
+                "gradient_descent.* can change, but task.dim cannot"
+            )  # fmt: skip
+    config = OmegaConf.to_object(node)
+    most = trained.task.num_responses
+    if trained.model.positions and config.task.num_responses > most:
+        raise ConfigError(
+            "task.num_responses",
+            config.task.num_responses,
+            f"must be at most {most}, the learned positions of this run",
+        )
+    # What was trained on is settled; only the new task and evaluation are checked.
+    config.loss.min_attempts, config.loss.max_attempts = 2, None
+    return check(config)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `python -m icl_align.evaluate`."""
+    from icl_align.cli import one_line_errors
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        print(
+            "\nWithout other options curves.json and curves.png of the run are made again; with"
+            "\nsome, a folder under DIR/evaluations/ named after them. Options: see"
+            "\npython -m icl_align.train --help, sections task, evaluation, gradient_descent."
+        )
+        return
+    with one_line_errors():
+        _evaluate_again(arguments)
+
+
+def _evaluate_again(arguments: list[str]) -> None:
+    from icl_align.checkpoints import Checkpoints, write_json
+    from icl_align.run import save_picture, saved_config
+    from icl_align.terminal import Terminal
+
+    named = [text for text in arguments if text.startswith("run_dir=")]
+    overrides = [text for text in arguments if not text.startswith("run_dir=")]
+    run_dir = Path(named[-1].partition("=")[2]) if named else None
+    if run_dir is None:
+        raise ConfigError("run_dir", None, "name the folder of a finished run")
+    trained = saved_config(run_dir)
+    if trained is None or not (run_dir / "checkpoints").is_dir():
+        raise ConfigError("run_dir", run_dir, "must be the folder of a run; it holds none")
+    config = evaluation_config(trained, overrides)
+    terminal = Terminal()
+    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
+    found = checkpoints.restore_newest(init_state(trained), terminal.warn)
+    checkpoints.close()
+    if found is None:
+        raise ConfigError("run_dir", run_dir, "has no whole checkpoint yet")
+    step, state = found
+    if step < trained.train.steps:
+        terminal.warn(f"training has reached step {step} of {trained.train.steps}")
+    try:
+        curves = evaluate(
+            config, state.params, lambda share: terminal.progress("evaluating", 100 * share, 100.0)
+        )
+    finally:
+        terminal.stop_progress()
+    folder = run_dir
+    if overrides:
+        name = ",".join(overrides).replace("/", "_").replace(" ", "")
+        folder = run_dir / "evaluations" / name
+        folder.mkdir(parents=True, exist_ok=True)
+    save_picture(config, curves, folder)
+    write_json(folder / "curves.json", curves)
+    terminal.curves_table(curves)
+    terminal.say(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    main()

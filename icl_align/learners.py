@@ -120,6 +120,7 @@ class _Newton(NamedTuple):
     loss: Float[Array, "*batch"]
     gradient: Float[Array, "*batch d"]
     hessian: Float[Array, "*batch d d"]
+    unfinished: Bool[Array, "*batch"]
     damping: Float[Array, "*batch"]
     iteration: Int[Array, ""]
 
@@ -151,8 +152,7 @@ def plackett_luce_optimum(
       context: any leading axes.
       score: as in `losses.response_scores`.
       max_iterations: of the damped Newton method.
-      tolerance: on the gradient norm; grows with the square root of the number of attempts, as
-        rounding does.
+      tolerance: on the gradient norm, relative to the norm of its terms m_i - a_i.
     """
     n = context.rewards.shape[-1]
     order, below = ranking(context.rewards)
@@ -161,13 +161,14 @@ def plackett_luce_optimum(
     a = normalize(responses) if on_sphere else 2 * responses
     c = jnp.zeros(a.shape[:-1], a.dtype) if on_sphere else -jnp.sum(responses**2, axis=-1)
     place = jnp.arange(n)
-    seen = order[..., None, :] < jnp.arange(n + 1)[:, None]  # [..., m, n]
+    attempts = jnp.arange(n + 1)
+    seen = order[..., None, :] < attempts[:, None]  # [..., m, n]
     # Place i competes with itself and with what ranks below it.
     rivals = (place == place[:, None]) | (place >= below[..., :, None])
     rivals = rivals[..., None, :, :] & seen[..., None, :]  # [..., m, i, j]
 
     def derivatives(y):
-        """Loss, gradient and Hessian at y [..., m, d]; on the sphere the Riemannian ones."""
+        """Loss, gradient, Hessian and "unfinished" at y [..., m, d]; Riemannian on the sphere."""
         s = y @ jnp.swapaxes(a, -1, -2) + c[..., None, :]
         logits = jnp.where(rivals, s[..., None, :], -jnp.inf)
         z = jnp.where(seen, jax.nn.logsumexp(logits, axis=-1), 0)
@@ -186,41 +187,42 @@ def plackett_luce_optimum(
             curvature = jnp.maximum(-radial, 0)[..., None, None]
             hessian = tangent @ hessian @ tangent + curvature * tangent
             hessian += y[..., :, None] * y[..., None, :]
-        return loss, gradient, hessian
+        terms = jnp.where(seen[..., None], means - a[..., None, :, :], 0)
+        enough = tolerance * jnp.sqrt(jnp.sum(terms**2, axis=(-2, -1)))
+        enough = jnp.maximum(enough, 16 * jnp.finfo(loss.dtype).eps * jnp.sqrt(attempts))
+        return loss, gradient, hessian, jnp.linalg.norm(gradient, axis=-1) > enough
 
     def step(state: _Newton) -> _Newton:
         identity = jnp.eye(state.y.shape[-1], dtype=state.y.dtype)
         damped = state.hessian + state.damping[..., None, None] * identity
         move = jnp.linalg.solve(damped, state.gradient[..., None])[..., 0]
         y = normalize(state.y - move) if on_sphere else state.y - move
-        loss, gradient, hessian = derivatives(y)
+        loss, gradient, hessian, unfinished = derivatives(y)
         # Near the optimum the loss is flat to rounding: there a smaller gradient decides.
         slack = 8 * jnp.finfo(loss.dtype).eps * (1 + jnp.abs(state.loss))
         smaller = jnp.sum(gradient**2, axis=-1) < jnp.sum(state.gradient**2, axis=-1)
         better = (loss < state.loss - slack) | ((loss <= state.loss + slack) & smaller)
+        better &= state.unfinished  # a finished problem rests, whatever the others of the batch do
         damping = jnp.where(better, state.damping / 8, state.damping * 8)
         return _Newton(
             jnp.where(better[..., None], y, state.y),
             jnp.where(better, loss, state.loss),
             jnp.where(better[..., None], gradient, state.gradient),
             jnp.where(better[..., None, None], hessian, state.hessian),
+            jnp.where(better, unfinished, state.unfinished),
             jnp.clip(damping, 1e-9, 1e9),
             state.iteration + 1,
         )
 
-    enough = tolerance * jnp.sqrt(1.0 + jnp.arange(n + 1))
-
-    def unfinished(state: _Newton):
-        norm = jnp.linalg.norm(state.gradient, axis=-1)
-        return (state.iteration < max_iterations) & jnp.any(norm > enough)
-
     y = best_attempt(context)
     if on_sphere:
-        two_or_more = jnp.arange(n + 1)[:, None] > 1
-        y = jnp.where(two_or_more, _best_direction(a, below, seen), normalize(y))
-    loss, gradient, hessian = derivatives(y)
-    state = _Newton(y, loss, gradient, hessian, jnp.full_like(loss, 1e-2), jnp.array(0))
-    return jax.lax.while_loop(unfinished, step, state).y
+        y = jnp.where(attempts[:, None] > 1, _best_direction(a, below, seen), normalize(y))
+    state = _Newton(y, *derivatives(y), jnp.full(y.shape[:-1], 1e-2, y.dtype), jnp.array(0))
+
+    def goes_on(state: _Newton):
+        return (state.iteration < max_iterations) & jnp.any(state.unfinished)
+
+    return jax.lax.while_loop(goes_on, step, state).y
 
 
 def _best_direction(

@@ -91,15 +91,12 @@ def curves_figure(curves: dict[str, Any], published: bool) -> Figure:
             )
     noises.set_title("Transformer under reward noise")
     noises.set_ylim(bottom=0)
-    noises.legend(title="reward noise", fontsize=8, title_fontsize=8, frameon=False, ncols=2)
     if published:
-        noises.annotate(
-            "○ published (Wang et al. 2024)",
-            (0.98, 0.03),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=8,
-        )
+        noises.plot([], [], "o", ms=3.5, mfc="none", color="0.4", label="published")
+    noises.legend(
+        title="noise", fontsize=8, title_fontsize=8, frameon=False, loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )  # fmt: skip
     agreements.set_title("Transformer and gradient descent")
 
     quantities = ("refinement_error", "refinement_error", "regret", "agreement")

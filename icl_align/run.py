@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from icl_align.checkpoints import Checkpoints, write_json
 from icl_align.cli import USAGE_ERROR, RunError, one_line_errors, to_config
 from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves
-from icl_align.evaluate import evaluate
+from icl_align.evaluate import evaluate, is_of
 from icl_align.terminal import Terminal, changed_options
 from icl_align.tracking import Tracker, first_not_finite
 from icl_align.training import METRICS, TrainState, init_state, make_chunk
@@ -242,9 +242,8 @@ def _train_and_evaluate(
     tracker = None
     exit_code = 1
     try:
-        for step in checkpoints.steps():
-            with contextlib.suppress(Exception):  # a damaged one is reported when it is restored
-                refuse_other(folder, from_dict(checkpoints.config_of(step)), config)
+        for written in checkpoints.configs():
+            refuse_other(folder, from_dict(written), config)
         state = init_state(config)
         terminal.say(_start_line(config, state))
         found = checkpoints.restore_newest(state, terminal.warn)
@@ -291,7 +290,7 @@ def _train(
     step = int(np.asarray(state.step)[0])
     if step >= train.steps:
         return state
-    terminal.progress("compiling", 0, 1)
+    terminal.progress("compiling", 0.0, 1.0)
     most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
     program = make_chunk(config, most).lower(state, 1).compile()
     last_saved, size = step, 1
@@ -320,7 +319,7 @@ def _train(
         step += size
         loss = float(metrics["train/loss"][-1].mean())
         note = f"loss {loss:.4f} · {speed:.1f} steps/s"
-        terminal.progress("training", step, train.steps, note)
+        terminal.progress("training", float(step), float(train.steps), note)
         if step == boundary or signals.received:
             checkpoints.save(step, state)
             last_saved = step
@@ -359,29 +358,28 @@ def _evaluate(
     signals: StopSignals,
 ) -> dict[str, Any]:
     path = folder / "curves.json"
-    if path.exists():
-        curves = json.loads(path.read_text())
-    else:
+    curves = json.loads(path.read_text()) if path.exists() else None
+    if curves is None or not is_of(config, curves):
 
         def progress(fraction):
-            terminal.progress("evaluating", 100 * fraction, 100)
+            terminal.progress("evaluating", 100 * fraction, 100.0)
             signals.stop_if_received("after training, during the evaluation")
 
         progress(0.0)
         curves = evaluate(config, state.params, progress)
-        save_curves(config, curves, folder)
+        save_picture(config, curves, folder)
+        tracker.log_curves(config.train.steps, curves, folder / "curves.png")
+        write_json(path, curves)  # last: where it is, all the rest is
     terminal.stop_progress()
-    tracker.log_curves(config.train.steps, curves, folder / "curves.png")
     terminal.curves_table(curves)
     terminal.say(f"run folder: {folder}")
     return curves
 
 
-def save_curves(config: Config, curves: dict[str, Any], folder: Path) -> None:
-    """curves.png, then curves.json: where the second is, the first is whole."""
+def save_picture(config: Config, curves: dict[str, Any], folder: Path) -> None:
+    """Draws curves.png."""
     from icl_align.plots import curves_figure, is_published_task
 
     partial = folder / "curves.partial.png"
     curves_figure(curves, is_published_task(config.task)).savefig(partial, dpi=150)
     partial.replace(folder / "curves.png")
-    write_json(folder / "curves.json", curves)

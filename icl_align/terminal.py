@@ -1,5 +1,6 @@
 """What a run shows on the terminal: a start line, a progress bar, a table."""
 
+import logging
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ class Terminal:
     """The outermost voice of a run. Progress bars appear only on a real terminal."""
 
     def __init__(self) -> None:
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
         self._console = Console(highlight=False)
         self._errors = Console(stderr=True, highlight=False)
         self._progress = Progress(

@@ -97,7 +97,7 @@ def train_step(
     updates, opt_state = make_optimizer(config.train).update(grads, state.opt_state)
     params = optax.apply_updates(state.params, updates)
     learning_rate = jnp.asarray(learning_rate_schedule(config.train)(state.step), loss.dtype)
-    values = (loss, optax.global_norm(grads), optax.global_norm(params), learning_rate)
+    values = (loss, optax.tree.norm(grads), optax.tree.norm(params), learning_rate)
     metrics = dict(zip(METRICS, values, strict=True))
     return TrainState(params, opt_state, state.step + 1), metrics
 

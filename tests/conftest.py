@@ -1,0 +1,42 @@
+"""Shared by all tests: quick compilation, the hypothesis profile, and a sampler of contexts."""
+
+import os
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_align.config import TaskConfig
+from icl_align.contexts import sample_contexts
+
+# Programs here run once on tiny arrays: compiling them quickly matters more than their speed.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+hypothesis.settings.register_profile(
+    "icl_align", deadline=None, derandomize=True, max_examples=25
+)
+hypothesis.settings.load_profile("icl_align")
+
+MOST_CONTEXTS = 4000
+
+
+@pytest.fixture(scope="session")
+def draw():
+    """draw(num_contexts, reward_noise, seed, **task options) -> Context.
+
+    One program for each set of options: MOST_CONTEXTS are drawn and the first few kept.
+    """
+    compiled = {}
+
+    def draw(num_contexts, reward_noise=0.0, seed=0, **options):
+        name = tuple(sorted(options.items()))
+        if name not in compiled:
+            task = TaskConfig(**options)
+            compiled[name] = jax.jit(lambda keys, p: sample_contexts(task, keys, p))
+        keys = jax.random.split(jax.random.key(seed), MOST_CONTEXTS)
+        contexts = compiled[name](keys, float(reward_noise))
+        return jax.tree.map(lambda array: jnp.asarray(np.asarray(array)[:num_contexts]), contexts)
+
+    return draw

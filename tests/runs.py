@@ -1,0 +1,71 @@
+"""What the tests of whole runs share: tiny configurations, processes, and readers of what they left."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from icl_align.cli import compose_config
+from icl_align.tracking import read_rows
+
+ROOT = Path(__file__).parent.parent
+TINY = ["+scale=smoke", "evaluation.reward_noise=[0.0,1.0]", "evaluation.num_contexts=8"]
+TINY += ["task.num_responses=4", "gradient_descent.steps=2", "gradient_descent.steps_at_full_noise=1"]
+OFF = "wandb.mode=disabled"
+
+
+def tiny(*overrides):
+    return compose_config([*TINY, OFF, *overrides])
+
+
+def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT):
+    """A real process of a command, with its output piped."""
+    environment = {**os.environ, "PYTHONPATH": str(env_path), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *overrides],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def finish(process, timeout=240):
+    """(exit status, stdout, stderr) of a process."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def training_rows(folder):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("perf/")}
+        for row in read_rows(folder / "metrics.jsonl")
+    ]
+
+
+def wandb_records(folder):
+    """Every record that the real W&B client wrote in offline mode, oldest file first.
+
+    The file is a LevelDB log: a header of 7 bytes, then records of (crc, length, type) in blocks of
+    32 KiB; types 1 to 4 are full, first, middle and last.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, place, parts = path.read_bytes(), 7, b""
+        while place + 7 <= len(data):
+            if 32768 - place % 32768 < 7:
+                place += 32768 - place % 32768
+                continue
+            _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+            parts += data[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4):
+                records.append(Record.FromString(parts))
+                parts = b""
+    return records

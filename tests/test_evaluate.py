@@ -1,0 +1,155 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_align import evaluate as evaluate_module
+from icl_align.config import Config, ConfigError
+from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
+from icl_align.evaluate import evaluate, evaluation_config
+from icl_align.metrics import refinement_error
+from icl_align.run import run
+from icl_align.training import init_state, transformer_learner
+from runs import finish, start, tiny
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    config = tiny("evaluation.num_contexts=20", "num_seeds=2", "+ablation=shuffled_reward")
+    return config, init_state(config).params
+
+
+def leaves_of(curves):
+    return [
+        np.array(curve[name])
+        for levels in curves["learners"].values()
+        for quantities in levels.values()
+        for curve in quantities.values()
+        for name in ("mean", "low", "high")
+    ]
+
+
+def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
+    config, params = untrained
+    curves = evaluate(config, params)
+    keys = evaluation_keys(config.evaluation.seed, jnp.arange(20))
+    contexts = sample_contexts(config.task, keys, 1.0)
+    shown = shown_to_transformer(config.task, contexts, keys)
+    errors = []
+    for seed in range(2):
+        one = jax.tree.map(lambda leaf, s=seed: leaf[s], params)
+        errors.append(refinement_error(transformer_learner(config)(one, shown), contexts))
+    curve = curves["learners"]["transformer"]["1.0"]["refinement_error"]
+    np.testing.assert_allclose(curve["mean"], np.mean(errors, axis=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(curve["by_seed"], np.mean(errors, axis=1), atol=1e-5)
+    assert curves["seeds"] == [0, 1]
+
+
+def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, monkeypatch):
+    config, params = untrained
+    whole = evaluate(config, params)
+    needed = evaluate_module._Compiled(config, params)._program(20).memory_analysis()
+    monkeypatch.setattr(
+        evaluate_module, "available_memory", lambda: needed.temp_size_in_bytes // 2
+    )
+    assert evaluate_module._Compiled(config, params).size <= 10
+    for a, b in zip(leaves_of(whole), leaves_of(evaluate(config, params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkeypatch):
+    config, params = untrained
+    whole = evaluate(config, params)
+    call = evaluate_module._Compiled.__call__
+
+    def small_device(self, first, size, noise):
+        if size > 6:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return call(self, first, size, noise)
+
+    monkeypatch.setattr(evaluate_module._Compiled, "__call__", small_device)
+    for a, b in zip(leaves_of(whole), leaves_of(evaluate(config, params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_facts_that_hold_for_every_curve(untrained):
+    config, params = untrained
+    curves = evaluate(config, params)
+    for levels in curves["learners"].values():
+        for quantities in levels.values():
+            assert min(quantities["regret"]["mean"]) > -1e-3
+            np.testing.assert_allclose(quantities["regret"]["mean"][:2], 0, atol=1e-6)
+    descent = curves["learners"]["gradient_descent"]["0.0"]["agreement"]["mean"]
+    np.testing.assert_allclose(descent, 1, atol=1e-5)
+    optimum = curves["learners"]["plackett_luce_optimum"]["1.0"]["regret"]["mean"]
+    np.testing.assert_allclose(optimum, 0, atol=1e-6)
+    # Two attempts determine the line that the published responses lie on.
+    exact = curves["learners"]["least_squares"]["0.0"]["refinement_error"]["mean"]
+    np.testing.assert_allclose(exact[2:], 0, atol=1e-3)
+    assert curves["optimum_not_converged"] == {"0.0": 0.0, "1.0": 0.0}
+
+
+def test_a_monotone_transform_moves_no_ranker(untrained):
+    config, params = untrained
+    plain = evaluate(config, params)
+    config = evaluation_config(config, ["task.reward_transform=power"])
+    powered = evaluate(config, params)
+    for name in ("plackett_luce_optimum", "gradient_descent", "best_attempt"):
+        for quantity in ("refinement_error", "regret"):
+            a, b = (c["learners"][name]["0.0"][quantity]["mean"] for c in (plain, powered))
+            np.testing.assert_allclose(a, b, atol=1e-4)
+    a, b = (c["learners"]["least_squares"]["0.0"]["refinement_error"]["mean"] for c in (plain, powered))
+    assert np.abs(np.subtract(a, b)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.width=3", "seed=1", "task.dim=3", "train.steps=3", "loss=cosine", "+ablation=no_mlp"],
+)
+def test_what_the_trained_run_fixes_cannot_be_changed(override):
+    with pytest.raises(ConfigError, match="fixed by the trained run"):
+        evaluation_config(Config(), [override])
+
+
+def test_more_attempts_than_learned_positions_are_refused():
+    with pytest.raises(ConfigError, match="at most 20"):
+        evaluation_config(Config(), ["task.num_responses=21"])
+    config = tiny("model.positions=false")
+    assert evaluation_config(config, ["task.num_responses=9"]).task.num_responses == 9
+
+
+@pytest.mark.parametrize("override", ["task.reward_noise=2", "evaluation.num_contexts=x", "task=y"])
+def test_a_bad_value_is_named(override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        evaluation_config(Config(), [override])
+
+
+def test_the_command_evaluates_a_finished_run_again(tmp_path):
+    folder = tmp_path / "run"
+    run(tiny("train.steps=2"), folder)
+    first = (folder / "curves.json").read_text()
+    status, out, err = finish(start(f"run_dir={folder}", module="icl_align.evaluate"))
+    assert status == 0, err
+    assert (folder / "curves.json").read_text() == first
+    status, out, err = finish(
+        start(
+            f"run_dir={folder}",
+            "task=independent_corruption",
+            "evaluation.reward_noise=[0.1]",
+            "evaluation.num_contexts=12",
+            module="icl_align.evaluate",
+        )
+    )
+    assert status == 0, err
+    assert "noise 0.1" in out
+    (other,) = folder.glob("evaluations/*/curves.json")
+    curves = json.loads(other.read_text())
+    assert list(curves["learners"]["transformer"]) == ["0.1"]
+    assert curves["num_contexts"] == 12
+    assert (other.parent / "curves.png").exists()
+    assert (folder / "curves.json").read_text() == first
+    status, _, err = finish(start(f"run_dir={tmp_path}/none", module="icl_align.evaluate"))
+    assert status == 2
+    assert len(err.splitlines()) == 1

@@ -95,7 +95,7 @@ class Tracker:
         if self._wandb:
             import wandb
 
-            self._wandb.log({"curves/picture": wandb.Image(str(picture))})
+            self._wandb.log({"curves_picture": wandb.Image(str(picture))})
 
     def close(self, exit_code: int = 0) -> None:
         """Ends both; the W&B run is marked failed by another exit code than 0."""

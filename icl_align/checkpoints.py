@@ -1,6 +1,6 @@
 """Checkpoints of a run: saved in the background by Orbax, verified when they are read.
 
-Each checkpoint holds the training state, the configuration it belongs to, and a digest of the state.
+Each checkpoint holds the training state, the configuration it belongs to, and the state's digest.
 Orbax writes a checkpoint beside its final name and renames it, so a kill never leaves half of one;
 the digest finds what was damaged later.
 """
@@ -100,9 +100,7 @@ class Checkpoints:
           warn: called with one line for each damaged checkpoint.
         """
         leaves, structure = jax.tree.flatten(template)
-        abstract = {
-            str(i): ocp.utils.to_shape_dtype_struct(leaf) for i, leaf in enumerate(leaves)
-        }
+        abstract = {str(i): ocp.utils.to_shape_dtype_struct(leaf) for i, leaf in enumerate(leaves)}
         for step in self.steps():
             try:
                 restored = self._manager.restore(

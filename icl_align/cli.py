@@ -205,7 +205,8 @@ def help_text() -> str:
     """What `python -m icl_align.train --help` prints."""
     lines = [
         "Trains a tiny transformer to refine responses in context, compares it with every other",
-        "learner, and leaves a run folder: metrics.jsonl, curves.json, curves.png, checkpoints/, wandb/.",
+        "learner, and leaves a run folder: metrics.jsonl, curves.json, curves.png, checkpoints/,",
+        "wandb/.",
         "",
         "usage: python -m icl_align.train [KEY=VALUE ...] [+ablation=NAME] [+experiment=paper]",
         "       python -m icl_align.train hydra.run.dir=DIR      goes on with the run in DIR",

@@ -166,7 +166,9 @@ class GradientDescentConfig:
     steps_at_full_noise: int = option(
         25, "steps at reward noise 1; linear in between, rounded down", least=0
     )
-    init: str = option("torch", "initial policy: PyTorch's Linear, or zero", choices=("torch", "zero"))
+    init: str = option(
+        "torch", "initial policy: PyTorch's Linear, or zero", choices=("torch", "zero")
+    )
 
 
 @dataclasses.dataclass
@@ -188,7 +190,9 @@ class WandbConfig:
     """Weights & Biases; nothing is ever asked at the terminal."""
 
     mode: str = option(
-        "offline", "offline writes to the run folder only", choices=("online", "offline", "disabled")
+        "offline",
+        "offline writes to the run folder only",
+        choices=("online", "offline", "disabled"),
     )
     project: str = option("icl_align", "project")
     entity: Optional[str] = option(None, "user or team; null is the account's default")
@@ -307,6 +311,4 @@ FREE_ON_RESUME = ("evaluation.", "gradient_descent.", "wandb.", "train.checkpoin
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old value, new value), wherever the two differ."""
     after = {key: value for key, _, value in leaves(new)}
-    return {
-        key: (value, after[key]) for key, _, value in leaves(old) if value != after[key]
-    }
+    return {key: (value, after[key]) for key, _, value in leaves(old) if value != after[key]}

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from icl_align.config import TaskConfig
 
-
 # Every random draw of a context has its own stream, so that none depends on whether another is made.
 STREAMS = ("query", "policy", "corrupt_policy", "reward", "noise", "shown_rewards", "learner")
 # Numbers folded into a seed's key beside the training steps 0, 1, ... < 2^31.
@@ -46,7 +45,9 @@ def rank_of(rewards: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     return jnp.mean(above + 0.5 * equal, axis=-1, dtype=rewards.dtype)
 
 
-def transform_rewards(task: TaskConfig, rewards: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+def transform_rewards(
+    task: TaskConfig, rewards: Float[Array, "*batch n"]
+) -> Float[Array, "*batch n"]:
     """The task's monotone map of rewards in [0, 1] to [0, 1].
 
     A ranking does not change under it; whatever reads the reward's value does. `rank` is taken over

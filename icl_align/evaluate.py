@@ -49,8 +49,8 @@ def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Floa
     """A function (params, context numbers, reward noise) -> sums over that batch of contexts.
 
     The result holds, for each learner and quantity, the mean over the batch for each seed
-    [s, n_plus_1] and the squared deviations of the seeds' mean [n_plus_1], and the number of contexts
-    whose optimum has not converged.
+    [s, n_plus_1] and the squared deviations of the seeds' mean [n_plus_1], and the number of
+    contexts whose optimum has not converged.
     """
     transformer = transformer_learner(config)
     ranking = config.loss.name if config.loss.name == "bradley_terry" else "plackett_luce"

@@ -68,8 +68,8 @@ def gradient_descent(
     """Gradient descent of a linear policy W on the ranking loss of the attempts seen so far.
 
     Each context and each number of attempts has a policy of its own, drawn as PyTorch draws
-    Linear(d, d, bias=False): U(-1, 1) / sqrt(d). With the default configuration this is the baseline
-    of Wang et al. (2024): Adam 0.1, 50 steps.
+    Linear(d, d, bias=False): U(-1, 1) / sqrt(d). With the default configuration this is the
+    baseline of Wang et al. (2024): Adam 0.1, 50 steps.
 
     Args:
       context: any leading axes.
@@ -138,8 +138,8 @@ def plackett_luce_optimum(
         m_i = sum_j beta_ij a_j,         beta_i. = softmax of s over i and what ranks below it.
 
     Cosine scores: y on the unit sphere, where the loss has several local minima once rewards are
-    noisy. The best of the directions of the attempts and their opposites is refined by damped Newton steps
-    in the tangent space.
+    noisy. The best of the directions of the attempts and their opposites is refined by damped
+    Newton steps in the tangent space.
 
     Negative squared distance: damped Newton steps in space, where the loss is convex. Its infimum is
     reached only at infinity when some response ranks the attempts without error (always so on the

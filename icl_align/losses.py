@@ -5,10 +5,12 @@ Ranking losses act on scores s_i of the responses, over the last axis, with any 
     Plackett-Luce   - \sum_i log [ exp s_i / ( exp s_i + \sum_{r_j < r_i} exp s_j ) ]
     Bradley-Terry   the mean of log(1 + exp(s_j - s_i)) over the pairs with r_i > r_j
 
-Without ties the first is the published loss, - \sum_i log [ exp s_tau(i) / \sum_{j>=i} exp s_tau(j) ]
-with tau the order of decreasing reward (Wang et al. 2024, their Plackett-Luce objective). Attempts of
-equal reward do not compete: a tie expresses no preference, and both losses stay invariant under
-permuting the attempts. With two responses the two losses are the same function.
+Without ties the first is the published loss of Wang et al. (2024),
+
+    - \sum_i log [ exp s_tau(i) / \sum_{j>=i} exp s_tau(j) ],  tau the order of decreasing reward.
+
+Attempts of equal reward do not compete: a tie expresses no preference, and both losses stay invariant
+under permuting the attempts. With two responses the two losses are the same function.
 
 >>> import jax.numpy as jnp
 >>> scores, rewards = jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])
@@ -174,7 +176,10 @@ def ranking_losses(
 
 
 def prediction_losses(
-    loss: LossConfig, predictions: Float[Array, "*batch m d"], context: Context, attempts: Int[Array, " m"]
+    loss: LossConfig,
+    predictions: Float[Array, "*batch m d"],
+    context: Context,
+    attempts: Int[Array, " m"],
 ) -> Float[Array, "*batch m"]:
     """The configured loss of each prediction, made after `attempts[m]` attempts."""
     match loss.name:

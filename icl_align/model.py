@@ -234,8 +234,8 @@ class Transformer(nnx.Module):
     Args:
       config: the architecture.
       task: gives dimension and the largest number of attempts.
-      rngs: the stream `params` initialises the weights: the trunk as in GPT-2 (Radford et al. 2019),
-        embedding and read-out as PyTorch's Linear, which is what Wang et al. (2024) trained.
+      rngs: the stream `params` initialises the weights: the trunk as in GPT-2 (Radford et al.
+        2019), embedding and read-out as PyTorch's Linear, which Wang et al. (2024) trained.
     """
 
     def __init__(self, config: ModelConfig, task: TaskConfig, *, rngs: nnx.Rngs):

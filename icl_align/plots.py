@@ -41,7 +41,9 @@ def is_published_task(task: TaskConfig) -> bool:
     return task == TaskConfig()
 
 
-def draw_curve(axes: Axes, attempts: list[int], curve: dict[str, list[float]], **style: Any) -> None:
+def draw_curve(
+    axes: Axes, attempts: list[int], curve: dict[str, list[float]], **style: Any
+) -> None:
     """A mean with its 95% band, from the first attempt on."""
     keep = [place for place, n in enumerate(attempts) if n >= 1]
     x = [attempts[place] for place in keep]

@@ -309,8 +309,10 @@ def _train(
                 tracker.log(row)
         if bad is not None:
             checkpoints.wait()
-            kept = f"checkpoint {checkpoints.steps()[0]} is kept" if checkpoints.steps() else (
-                "no checkpoint was due yet"
+            kept = (
+                f"checkpoint {checkpoints.steps()[0]} is kept"
+                if checkpoints.steps()
+                else ("no checkpoint was due yet")
             )
             raise RunError(
                 f"{bad[1]} is {bad[2]} at step {bad[0]}: training diverged; {kept}. "

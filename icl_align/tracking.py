@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and Weights & Biases, the same rows under the same names."""
+"""Where a run's numbers go: the same rows to metrics.jsonl and to Weights & Biases."""
 
 import json
 import math

@@ -14,9 +14,7 @@ from icl_align.contexts import sample_contexts
 # Programs here run once on tiny arrays: compiling them quickly matters more than their speed.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-hypothesis.settings.register_profile(
-    "icl_align", deadline=None, derandomize=True, max_examples=25
-)
+hypothesis.settings.register_profile("icl_align", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("icl_align")
 
 MOST_CONTEXTS = 4000

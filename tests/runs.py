@@ -11,7 +11,11 @@ from icl_align.tracking import read_rows
 
 ROOT = Path(__file__).parent.parent
 TINY = ["+scale=smoke", "evaluation.reward_noise=[0.0,1.0]", "evaluation.num_contexts=8"]
-TINY += ["task.num_responses=4", "gradient_descent.steps=2", "gradient_descent.steps_at_full_noise=1"]
+TINY += [
+    "task.num_responses=4",
+    "gradient_descent.steps=2",
+    "gradient_descent.steps_at_full_noise=1",
+]
 OFF = "wandb.mode=disabled"
 
 

@@ -234,9 +234,7 @@ TRANSFORMS = {
 @given(rewards=reward_lists)
 def test_transforms_keep_the_order_and_stay_in_the_unit_interval(name, rewards):
     out = np.asarray(transform_rewards(TRANSFORMS[name], jnp.asarray(rewards)))
-    np.testing.assert_array_equal(
-        np.sign(out[:, None] - out), np.sign(rewards[:, None] - rewards)
-    )
+    np.testing.assert_array_equal(np.sign(out[:, None] - out), np.sign(rewards[:, None] - rewards))
     assert np.all((out >= 0) & (out <= 1))
 
 
@@ -282,7 +280,9 @@ def test_training_keys_are_a_pure_function_of_seed_and_step():
 
 
 def test_training_keys_of_other_steps_and_seeds_are_all_different():
-    keys = jax.vmap(lambda seed: jax.vmap(lambda step: training_keys(seed, step, 16))(jnp.arange(50)))
+    keys = jax.vmap(
+        lambda seed: jax.vmap(lambda step: training_keys(seed, step, 16))(jnp.arange(50))
+    )
     assert len(words(keys(jnp.arange(4)))) == 4 * 50 * 16
 
 

@@ -51,9 +51,7 @@ def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, m
     config, params = untrained
     whole = evaluate(config, params)
     needed = evaluate_module._Compiled(config, params)._program(20).memory_analysis()
-    monkeypatch.setattr(
-        evaluate_module, "available_memory", lambda: needed.temp_size_in_bytes // 2
-    )
+    monkeypatch.setattr(evaluate_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
     assert evaluate_module._Compiled(config, params).size <= 10
     for a, b in zip(leaves_of(whole), leaves_of(evaluate(config, params)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
@@ -100,7 +98,9 @@ def test_a_monotone_transform_moves_no_ranker(untrained):
         for quantity in ("refinement_error", "regret"):
             a, b = (c["learners"][name]["0.0"][quantity]["mean"] for c in (plain, powered))
             np.testing.assert_allclose(a, b, atol=1e-4)
-    a, b = (c["learners"]["least_squares"]["0.0"]["refinement_error"]["mean"] for c in (plain, powered))
+    a, b = (
+        c["learners"]["least_squares"]["0.0"]["refinement_error"]["mean"] for c in (plain, powered)
+    )
     assert np.abs(np.subtract(a, b)).max() > 0.01
 
 

@@ -67,6 +67,13 @@ def distance_losses(predictions, context):
 
 
 quick_gap = jax.jit(optimality_gap, static_argnums=2)
+
+
+def next_contexts(context):
+    """The same contexts one place on: for each another one."""
+    return jax.tree.map(lambda array: jnp.roll(array, 1, axis=0), context)
+
+
 def with_other_future(context, other, n):
     """`context` up to attempt n, `other`'s attempts after it."""
     past = np.arange(context.rewards.shape[-1]) < n
@@ -100,8 +107,7 @@ def test_a_learner_answers_after_every_number_of_attempts(learner, few):
 
 @every_learner
 def test_an_answer_does_not_change_with_later_attempts_but_with_the_next_one(learner, few):
-    other = jax.tree.map(lambda array: jnp.roll(array, 1, axis=0), few)
-    predictions = learner(few)
+    other, predictions = next_contexts(few), learner(few)
     next_changed = []
     for n in (0, 1, 2, 3, 5):
         moved = np.abs(learner(with_other_future(few, other, n)) - predictions).max(axis=-1)
@@ -271,10 +277,9 @@ def test_each_context_has_its_own_initial_policy_from_its_own_key(few):
 
 
 def test_small_steps_lower_the_loss_every_time(few):
-    losses = [
-        distance_losses(few_small_steps(few, steps), few)[:, 2:] for steps in range(0, 40, 5)
-    ]
-    assert np.all(np.diff(np.stack(losses), axis=0) < 0)
+    losses = [distance_losses(few_small_steps(few, steps), few)[:, 2:] for steps in range(0, 40, 5)]
+    assert np.all(np.diff(np.stack(losses), axis=0) < 1e-6)
+    assert np.mean(losses[-1]) < 0.9 * np.mean(losses[0])
 
 
 @jax.jit
@@ -432,8 +437,8 @@ def test_the_gap_is_not_zero_away_from_the_optimum(few):
 
 @pytest.mark.xfail(strict=True, reason="attempts still to come are among the starts of every row")
 def test_the_optimum_s_loss_so_far_does_not_depend_on_later_attempts(solved):
-    (context, optimum), (other, _) = solved(2, p=1.0), solved(2, TASKS[1], p=1.0)
-    moved = optimum_of(with_other_future(context, other, 6))
+    context, optimum = solved(2, p=1.0)
+    moved = optimum_of(with_other_future(context, next_contexts(context), 6))
     change = cosine_losses(moved, context) - cosine_losses(optimum, context)
     assert np.mean(np.abs(change[:, :7]).max(axis=-1) > 1e-3) <= 0.005
 
@@ -509,6 +514,7 @@ def test_no_descent_beats_the_squared_distance_optimum(solved):
 
 @diverges
 def test_the_squared_distance_optimum_so_far_does_not_depend_on_later_attempts(solved):
-    (context, _), (other, _) = solved(3), solved(3, TASKS[1])
-    moved = distance_optimum(with_other_future(context, other, 4)) - distance_optimum(context)
+    context, _ = solved(3)
+    moved = distance_optimum(with_other_future(context, next_contexts(context), 4))
+    moved -= distance_optimum(context)
     assert np.mean(np.abs(moved[:, :5]).max(axis=(1, 2)) > 1e-2) <= 0.005

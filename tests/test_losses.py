@@ -33,9 +33,9 @@ quick_plackett_luce = RANKING["plackett_luce"]
 with_gradient = {loss: jax.jit(jax.value_and_grad(loss)) for loss in RANKING.values()}
 quick_ranking_losses = jax.jit(ranking_losses, static_argnums=(0, 1))
 
-score_lists = st.lists(
-    st.floats(-5, 5, width=32), min_size=N, max_size=N
-).map(lambda values: np.asarray(values, np.float32))
+score_lists = st.lists(st.floats(-5, 5, width=32), min_size=N, max_size=N).map(
+    lambda values: np.asarray(values, np.float32)
+)
 orders = st.permutations(range(N)).map(np.asarray)
 tied_rewards = st.lists(st.integers(0, 3), min_size=N, max_size=N).map(
     lambda values: np.asarray(values, np.float32) / 4
@@ -159,7 +159,10 @@ def test_two_tied_attempts_each_compete_with_the_worse_third_only(scores):
 def test_plackett_luce_with_ties_pits_each_attempt_against_the_strictly_worse(scores, rewards):
     weights = np.exp(scores.astype(np.float64))
     expected = -np.sum(
-        [np.log(w / (w + weights[rewards < r].sum())) for w, r in zip(weights, rewards, strict=True)]
+        [
+            np.log(w / (w + weights[rewards < r].sum()))
+            for w, r in zip(weights, rewards, strict=True)
+        ]
     )
     np.testing.assert_allclose(quick_plackett_luce(scores, rewards), expected, rtol=1e-4, atol=1e-5)
 
@@ -199,7 +202,9 @@ def test_huge_scores_of_many_attempts_cost_what_the_best_wrongly_ranked_ones_lea
 
 
 @both_losses
-@given(scores=score_lists, rewards=tied_rewards, mask=st.lists(st.booleans(), min_size=N, max_size=N))
+@given(
+    scores=score_lists, rewards=tied_rewards, mask=st.lists(st.booleans(), min_size=N, max_size=N)
+)
 def test_a_mask_equals_dropping_the_masked_attempts(loss, scores, rewards, mask):
     mask = np.asarray(mask)
     kept = np.flatnonzero(mask)
@@ -262,7 +267,9 @@ def test_scores_are_cosine_and_minus_the_squared_distance_of_each_pair(batch):
     rng = np.random.default_rng(0)
     predictions, responses = rng.normal(size=(*batch, 4, 3)), rng.normal(size=(*batch, 5, 3))
     cosines, distances = (
-        response_scores(name, jnp.asarray(predictions, jnp.float32), jnp.asarray(responses, jnp.float32))
+        response_scores(
+            name, jnp.asarray(predictions, jnp.float32), jnp.asarray(responses, jnp.float32)
+        )
         for name in SCORES
     )
     for index in np.ndindex(*batch, 4, 5):
@@ -320,7 +327,12 @@ def test_one_gradient_step_on_the_policy_moves_the_prediction_as_derived_by_hand
     # Wang et al. 2024: dy = 2 eta ||x||^2 sum_i ( y_tau(i) - sum_{j>=i} beta_ij y_tau(j) ).
     rng = np.random.default_rng(4)
     d, n, eta = 5, 12, 0.3
-    x, policy, y, r = rng.normal(size=d), rng.normal(size=(d, d)) / 3, rng.normal(size=(n, d)), rng.random(n)
+    x, policy, y, r = (
+        rng.normal(size=d),
+        rng.normal(size=(d, d)) / 3,
+        rng.normal(size=(n, d)),
+        rng.random(n),
+    )
     ranked = y[np.argsort(-r)]
     scores = -np.sum((policy @ x - ranked) ** 2, axis=-1)
     total = np.zeros(d)

@@ -35,9 +35,7 @@ def test_every_learner_has_a_style():
 def test_the_published_points_are_drawn_as_they_were_published(curves):
     figure = curves_figure(curves, published=True)
     published = published_reward_noise()
-    drawn = [
-        np.array(line.get_ydata()) for line in lines(figure) if len(line.get_ydata()) == 14
-    ]
+    drawn = [np.array(line.get_ydata()) for line in lines(figure) if len(line.get_ydata()) == 14]
     assert len(drawn) == 3
     for values in published["transformer"].values():
         assert any(np.array_equal(values, ys) for ys in drawn)

@@ -25,7 +25,9 @@ def train(config, *sizes, most=8):
 
 
 def equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def test_how_steps_are_cut_into_chunks_changes_nothing_bit_for_bit():
@@ -47,7 +49,9 @@ def test_seeds_trained_together_are_the_seeds_trained_alone():
         np.testing.assert_allclose(
             metrics["train/loss"][:, place], metrics_alone["train/loss"][:, 0], rtol=1e-5
         )
-        for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True
+        ):
             np.testing.assert_allclose(a[place], b[0], atol=1e-5)
 
 
@@ -74,7 +78,9 @@ def test_one_step_is_adam_on_the_clipped_gradient_of_the_loss():
 
 def test_training_learns():
     # Regression to the target: averaging the attempts alone brings the error from 1 to below 0.5.
-    config = tiny("loss=cosine", "train.steps=150", "train.learning_rate=0.01", "train.batch_size=32")
+    config = tiny(
+        "loss=cosine", "train.steps=150", "train.learning_rate=0.01", "train.batch_size=32"
+    )
     _, metrics = train(config, 150, most=150)
     assert metrics["train/loss"][:5].mean() > 0.8
     assert metrics["train/loss"][-20:].mean() < 0.5
@@ -88,7 +94,9 @@ def test_the_state_is_donated():
 
 
 def test_schedule_warms_up_linearly_and_ends_at_zero():
-    schedule = learning_rate_schedule(TrainConfig(steps=100, learning_rate=2.0, warmup_fraction=0.1))
+    schedule = learning_rate_schedule(
+        TrainConfig(steps=100, learning_rate=2.0, warmup_fraction=0.1)
+    )
     assert [float(schedule(k)) for k in (0, 5, 10)] == pytest.approx([0, 1, 2])
     assert float(schedule(55)) == pytest.approx(1.0)
     assert float(schedule(100)) == pytest.approx(0, abs=1e-6)

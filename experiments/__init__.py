@@ -1,0 +1,1 @@
+"""What is run with the simulator: one module for each question."""

@@ -17,6 +17,7 @@ from icl_align.config import Config, ConfigError, allowed, check, leaves
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
+MULTIRUN = {"-m", "--multirun"}
 USAGE_ERROR = 2  # exit status of a wrong option or a run folder that cannot be used
 
 
@@ -159,7 +160,7 @@ def check_command_line(arguments: list[str]) -> None:
     """
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     flags = {argument for argument in arguments if argument.startswith("-")}
-    if not flags <= {"-m", "--multirun"}:
+    if not flags <= MULTIRUN:
         return  # another config folder or one of Hydra's own questions: Hydra answers
     parsed = parse_overrides(overrides)
     if any(o.key_or_group == "hydra/sweeper" for o in parsed):
@@ -246,4 +247,6 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
     import hydra
 
     register_options()
+    # Hydra's parser wants its flags before the overrides.
+    sys.argv[1:] = sorted(arguments, key=lambda text: text not in MULTIRUN)
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()

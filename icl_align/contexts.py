@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from icl_align.config import TaskConfig
 
-# Every random draw of a context has its own stream, so that none depends on whether another is made.
+# Every random draw of a context has its own stream: none depends on whether another is made.
 STREAMS = ("query", "policy", "corrupt_policy", "reward", "noise", "shown_rewards", "learner")
 # Numbers folded into a seed's key beside the training steps 0, 1, ... < 2^31.
 EVALUATION, INITIALISATION = 2**31, 2**31 + 1
@@ -110,7 +110,7 @@ def sample_contexts(
 def training_keys(
     seed: Int[Array, ""] | int, step: Int[Array, ""] | int, batch_size: int
 ) -> Key[Array, " batch"]:
-    """The keys of the contexts of step k: a pure function of (seed, k), so a run can go on anywhere."""
+    """The keys of the contexts of step k: a pure function of (seed, k); a run goes on anywhere."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), batch_size)
 
 

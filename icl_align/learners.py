@@ -141,11 +141,11 @@ def plackett_luce_optimum(
     noisy. The best of the directions of the attempts and their opposites is refined by damped
     Newton steps in the tangent space.
 
-    Negative squared distance: damped Newton steps in space, where the loss is convex. Its infimum is
-    reached only at infinity when some response ranks the attempts without error (always so on the
-    published data); the steps then stop where the gradient falls below the tolerance.
+    Negative squared distance: damped Newton steps in space, where the loss is convex. Its infimum
+    is reached only at infinity when some response ranks the attempts without error (always so on
+    the published data); the steps then stop where the gradient falls below the tolerance.
 
-    Where the loss is flat the best attempt is kept, so row 1 is the first attempt and row 0 is zero.
+    Where the loss is flat the best attempt is kept: row 1 is the first attempt and row 0 is zero.
     `optimality_gap` checks the result.
 
     Args:

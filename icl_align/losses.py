@@ -9,8 +9,8 @@ Without ties the first is the published loss of Wang et al. (2024),
 
     - \sum_i log [ exp s_tau(i) / \sum_{j>=i} exp s_tau(j) ],  tau the order of decreasing reward.
 
-Attempts of equal reward do not compete: a tie expresses no preference, and both losses stay invariant
-under permuting the attempts. With two responses the two losses are the same function.
+Attempts of equal reward do not compete: a tie expresses no preference, and both losses stay
+invariant under permuting the attempts. With two responses the two losses are the same function.
 
 >>> import jax.numpy as jnp
 >>> scores, rewards = jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])

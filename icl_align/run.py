@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
@@ -249,7 +250,12 @@ def _train_and_evaluate(
         found = checkpoints.restore_newest(state, terminal.warn)
         if found is not None:
             state = found[1]
-            terminal.say(f"going on at step {found[0]} of {config.train.steps}")
+            finished = found[0] >= config.train.steps
+            terminal.say(
+                "training was finished earlier"
+                if finished
+                else f"going on at step {found[0]} of {config.train.steps}"
+            )
         write_hydra_files(folder, config, start)
         try:
             tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
@@ -293,7 +299,7 @@ def _train(
     terminal.progress("compiling", 0.0, 1.0)
     most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
     program = make_chunk(config, most).lower(state, 1).compile()
-    last_saved, size = step, 1
+    first, last_saved, size = step, step, 1
     while step < train.steps:
         boundary = min(train.steps, (step // train.checkpoint_every + 1) * train.checkpoint_every)
         size = min(size, most, boundary - step)
@@ -301,6 +307,8 @@ def _train(
         state, metrics = program(state, np.int32(size))
         metrics = {name: np.asarray(metrics[name])[:size] for name in metrics}
         speed = size / (time.perf_counter() - begun)
+        if step == first:
+            to_first_step = time.time() - psutil.Process().create_time()
         rows = _rows(config, step, metrics, speed)
         bad = first_not_finite(rows)
         for row in rows:
@@ -329,6 +337,12 @@ def _train(
             checkpoints.wait()
         signals.stop_if_received(f"at step {last_saved}, which is saved")
         size = max(1, int(speed * CHUNK_SECONDS))
+    terminal.stop_progress()
+    total = time.time() - psutil.Process().create_time()
+    terminal.say(
+        f"trained {step - first} steps in {total - to_first_step:.1f} s; "
+        f"the first one was done {to_first_step:.1f} s after the start"
+    )
     return state
 
 

@@ -4,11 +4,13 @@ import logging
 import sys
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from icl_align.config import LEARNERS, Config, ConfigError, differences
+from icl_align.metrics import QUANTITIES
 
 
 def changed_options(config: Config) -> str:
@@ -65,34 +67,34 @@ class Terminal:
         self._task = None
 
     def curves_table(self, curves: dict[str, Any]) -> None:
-        """Learners x noise after the last attempt, and what else is known at the lowest noise."""
+        """Learners x reward noise after the last attempt, one table for each quantity."""
         levels = list(curves["learners"]["transformer"])
-        table = Table(
-            title=f"After {curves['attempts'][-1]} attempts (95% interval of the mean)",
-            title_justify="left",
-            caption=f"regret and agreement with gradient descent: at reward noise {levels[0]}",
-            caption_justify="left",
-        )
-        table.add_column("learner", no_wrap=True)
-        for place, level in enumerate(levels):
-            prefix = "refinement error, noise " if place == 0 else "noise "
-            table.add_column(prefix + level, justify="right")
-        table.add_column("regret", justify="right")
-        table.add_column("agreement", justify="right")
-        for name in LEARNERS:
-            by_level = curves["learners"][name]
-            cells = [_cell(by_level[level]["refinement_error"]) for level in levels]
-            cells += [_cell(by_level[levels[0]][name_]) for name_ in ("regret", "agreement")]
-            table.add_row(name, *cells, style="bold" if name == "transformer" else None)
         console = self._console
-        if not console.is_terminal:  # a file or a pipe gets the whole table on unbroken lines
-            console = Console(highlight=False, width=160)
-        console.print(table)
+        if not console.is_terminal:  # a file or a pipe gets every table on unbroken lines
+            console = Console(highlight=False, width=max(80, 24 + 13 * len(levels)))
+        last = curves["attempts"][-1]
+        for quantity in QUANTITIES:
+            table = Table(
+                title=f"{quantity.replace('_', ' ')} after {last} attempts, by reward noise",
+                title_justify="left",
+                box=box.SIMPLE_HEAD,
+                padding=0,
+                show_edge=False,
+            )
+            table.add_column("learner", no_wrap=True)
+            for level in levels:
+                table.add_column(level, justify="right", no_wrap=True)
+            for name in LEARNERS:
+                cells = [_cell(curves["learners"][name][level][quantity]) for level in levels]
+                table.add_row(name, *cells, style="bold" if name == "transformer" else None)
+            console.print(table, end="\n\n")
         worst = max(curves["optimum_not_converged"].values())
         if worst > 0:
             self.warn(f"the Plackett-Luce optimum has not converged in {worst:.2%} of the contexts")
 
 
 def _cell(curve: dict[str, list[float]]) -> str:
+    """Mean and half the width of its interval, at the last attempt."""
     mean, low, high = (curve[name][-1] for name in ("mean", "low", "high"))
-    return f"{mean + 0.0:.3f} ± {(high - low) / 2:.3f}"
+    half = f"{(high - low) / 2:.3f}".removeprefix("0")
+    return f"{mean:z.3f}±{half}"

@@ -7,7 +7,6 @@ the digest finds what was damaged later.
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,10 +139,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets the folder go."""
         self._manager.close()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.replace(path)

@@ -1,223 +1,13 @@
-"""Evaluation: learners x attempts x reward noise -> curves with 95% intervals.
+"""Evaluates a finished run again: other noise levels, reward transforms, samples, or another task.
 
-As a command it evaluates a finished run again:
-
-    python -m icl_align.evaluate run_dir=DIR [task=NAME] [task.KEY=VALUE] [evaluation.KEY=VALUE] ...
+python -m icl_align.evaluate run_dir=DIR [task=NAME] [task.KEY=VALUE] [evaluation.KEY=VALUE] ...
 """
 
-import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import psutil
-from jaxtyping import Array, Float, Int
-
-from icl_align.config import LEARNERS, Config, ConfigError, allowed, check, leaves
-from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
-from icl_align.learners import (
-    best_attempt,
-    gradient_descent,
-    gradient_descent_steps,
-    least_squares,
-    optimality_gap,
-    plackett_luce_optimum,
-    weighted_average,
-)
-from icl_align.metrics import (
-    QUANTITIES,
-    Moments,
-    agreement,
-    mean_interval,
-    merge,
-    refinement_error,
-    regret,
-)
-from icl_align.training import init_state, transformer_learner
-
-# An optimum whose loss still has a gradient above this norm counts as not converged.
-CONVERGED_GAP = 1e-2
-# Share of the free memory that one evaluation batch may take.
-MEMORY_SHARE = 0.5
-
-
-def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Float[Array, ""]], Any]:
-    """A function (params, context numbers, reward noise) -> sums over that batch of contexts.
-
-    The result holds, for each learner and quantity, the mean over the batch for each seed
-    [s, n_plus_1] and the squared deviations of the seeds' mean [n_plus_1], and the number of
-    contexts whose optimum has not converged.
-    """
-    transformer = transformer_learner(config)
-    ranking = config.loss.name if config.loss.name == "bradley_terry" else "plackett_luce"
-    score = config.loss.score
-
-    def evaluate_batch(params, indices, reward_noise):
-        keys = evaluation_keys(config.evaluation.seed, indices)
-        contexts = sample_contexts(config.task, keys, reward_noise)
-        shown = shown_to_transformer(config.task, contexts, keys)
-        descent = gradient_descent(
-            contexts,
-            config.gradient_descent,
-            keys,
-            loss=ranking,
-            score=score,
-            steps=gradient_descent_steps(config.gradient_descent, reward_noise),
-        )
-        optimum = plackett_luce_optimum(contexts, score)
-        predictions = {  # leading axis: seeds
-            "transformer": jax.vmap(transformer, in_axes=(0, None))(params, shown),
-            "gradient_descent": descent[None],
-            "plackett_luce_optimum": optimum[None],
-            "best_attempt": best_attempt(contexts)[None],
-            "weighted_average": weighted_average(contexts)[None],
-            "least_squares": least_squares(contexts)[None],
-        }
-
-        def judge(answers):  # of one seed
-            return {
-                "refinement_error": refinement_error(answers, contexts),
-                "regret": regret(answers, optimum, contexts, score),
-                "agreement": agreement(answers, descent),
-            }
-
-        sums = {
-            name: jax.tree.map(_batch_moments, jax.vmap(judge)(predictions[name]))
-            for name in LEARNERS
-        }
-        gap = jnp.max(optimality_gap(optimum, contexts, score), axis=-1)
-        not_converged = jnp.sum(gap > CONVERGED_GAP)
-        return sums, not_converged
-
-    return evaluate_batch
-
-
-def _batch_moments(
-    values: Float[Array, "s b n_plus_1"],
-) -> tuple[Float[Array, "s n_plus_1"], Float[Array, " n_plus_1"]]:
-    over_seeds = jnp.mean(values, axis=0)
-    centred = over_seeds - jnp.mean(over_seeds, axis=0)
-    return jnp.mean(values, axis=1), jnp.sum(centred**2, axis=0)
-
-
-def available_memory() -> int:
-    """Bytes that the default device, or this machine for a CPU, can still give."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return psutil.virtual_memory().available
-
-
-class _Compiled:
-    """`evaluate_batch`, compiled for the largest batch that fits in memory."""
-
-    def __init__(self, config: Config, params: Any):
-        self._function = jax.jit(make_evaluate_batch(config))
-        self._params = params
-        self._programs: dict[int, Any] = {}
-        self.size = min(config.evaluation.batch_size, config.evaluation.num_contexts)
-        while self.size > 1:
-            analysis = self._program(self.size).memory_analysis()
-            needed = analysis.temp_size_in_bytes if analysis else 0
-            budget = MEMORY_SHARE * available_memory()
-            if needed <= budget:
-                break
-            # Memory grows with the batch: go straight to the size that should fit.
-            self.size = max(1, min(self.size // 2, int(self.size * budget / needed)))
-
-    def _program(self, size: int):
-        if size not in self._programs:
-            indices, noise = jnp.zeros(size, jnp.int32), jnp.zeros(())
-            self._programs[size] = self._function.lower(self._params, indices, noise).compile()
-        return self._programs[size]
-
-    def __call__(self, start: int, size: int, reward_noise: float):
-        indices = start + jnp.arange(size, dtype=jnp.int32)
-        return jax.device_get(
-            self._program(size)(self._params, indices, jnp.asarray(reward_noise, jnp.float32))
-        )
-
-
-def evaluate(
-    config: Config, params: Any, progress: Callable[[float], None] = lambda fraction: None
-) -> dict[str, Any]:
-    """Curves of every learner at every reward-noise level, as `curves.json` holds them.
-
-    The contexts are cut into batches of at most `evaluation.batch_size`, halved until one fits in
-    memory; the numbers do not depend on the cut beyond rounding.
-
-    Args:
-      config: options; the task, loss and evaluation sections say what is evaluated.
-      params: parameters of all seeds, leading axis s.
-      progress: called with the share that is done, in [0, 1].
-
-    Returns:
-      `{"attempts": [0..N], "learners": {NAME: {NOISE: {QUANTITY: {"mean", "low", "high"}}}}, ...}`;
-      the transformer's quantities also hold "by_seed", one list for each of "seeds".
-    """
-    compiled = _Compiled(config, params)
-    total, levels = config.evaluation.num_contexts, config.evaluation.reward_noise
-    curves: dict[str, Any] = {
-        "attempts": list(range(config.task.num_responses + 1)),
-        "learners": {name: {} for name in LEARNERS},
-        "seeds": [config.seed + index for index in range(config.num_seeds)],
-        "num_contexts": total,
-        "confidence": 0.95,
-        "options": _options(config),
-        "optimum_not_converged": {},
-    }
-    for place, noise in enumerate(levels):
-        moments: dict[tuple[str, str], Moments] = {}
-        not_converged, start = 0, 0
-        while start < total:
-            size = min(compiled.size, total - start)
-            try:
-                results, gaps = compiled(start, size, noise)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or compiled.size == 1:
-                    raise
-                compiled.size = compiled.size // 2
-                continue
-            not_converged += int(gaps)
-            for name in LEARNERS:
-                for quantity in QUANTITIES:
-                    means, squares = results[name][quantity]
-                    new = Moments(size, means.astype(np.float64), squares.astype(np.float64))
-                    old = moments.get((name, quantity))
-                    moments[name, quantity] = merge(old, new) if old else new
-            start += size
-            progress((place + start / total) / len(levels))
-        label = str(float(noise))
-        curves["optimum_not_converged"][label] = not_converged / total
-        for name in LEARNERS:
-            curves["learners"][name][label] = {
-                quantity: _interval(moments[name, quantity], name == "transformer")
-                for quantity in QUANTITIES
-            }
-    return curves
-
-
-def _options(config: Config) -> dict[str, Any]:
-    sections = ("task", "evaluation", "gradient_descent")
-    return {name: dataclasses.asdict(getattr(config, name)) for name in sections}
-
-
-def is_of(config: Config, curves: dict[str, Any]) -> bool:
-    """Whether curves were made with the evaluation options of this configuration."""
-    return curves.get("options") == _options(config)
-
-
-def _interval(moments: Moments, by_seed: bool) -> dict[str, Any]:
-    mean, low, high = mean_interval(moments)
-    curve = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
-    return curve | ({"by_seed": moments.seed_means.tolist()} if by_seed else {})
-
-
-# ------------------------------------------------------------------------------------- the command
+from icl_align.cli import CONF, check_keys, one_line_errors, parse_overrides
+from icl_align.config import Config, ConfigError, allowed, check, leaves
 
 
 def evaluation_config(trained: Config, overrides: list[str]) -> Config:
@@ -232,8 +22,6 @@ def evaluation_config(trained: Config, overrides: list[str]) -> Config:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-
-    from icl_align.cli import CONF, check_keys, parse_overrides
 
     fields = {key: field for key, field, _ in leaves()}
     node = OmegaConf.structured(trained)
@@ -270,8 +58,6 @@ def evaluation_config(trained: Config, overrides: list[str]) -> Config:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m icl_align.evaluate`."""
-    from icl_align.cli import one_line_errors
-
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__.strip())
@@ -286,9 +72,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate_again(arguments: list[str]) -> None:
-    from icl_align.checkpoints import Checkpoints, write_json
-    from icl_align.run import save_picture, saved_config
+    from icl_align.checkpoints import Checkpoints
+    from icl_align.curves import compute_curves
+    from icl_align.files import write_json
+    from icl_align.plots import save_curves_figure
+    from icl_align.run_folder import saved_config
     from icl_align.terminal import Terminal
+    from icl_align.training import init_state
 
     named = [text for text in arguments if text.startswith("run_dir=")]
     overrides = [text for text in arguments if not text.startswith("run_dir=")]
@@ -309,7 +99,7 @@ def _evaluate_again(arguments: list[str]) -> None:
     if step < trained.train.steps:
         terminal.warn(f"training has reached step {step} of {trained.train.steps}")
     try:
-        curves = evaluate(
+        curves = compute_curves(
             config, state.params, lambda share: terminal.progress("evaluating", 100 * share, 100.0)
         )
     finally:
@@ -319,7 +109,7 @@ def _evaluate_again(arguments: list[str]) -> None:
         name = ",".join(overrides).replace("/", "_").replace(" ", "")
         folder = run_dir / "evaluations" / name
         folder.mkdir(parents=True, exist_ok=True)
-    save_picture(config, curves, folder)
+    save_curves_figure(config.task, curves, folder / "curves.png")
     write_json(folder / "curves.json", curves)
     terminal.curves_table(curves)
     terminal.say(f"written to {folder}")

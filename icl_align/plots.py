@@ -2,6 +2,7 @@
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -114,3 +115,10 @@ def curves_figure(curves: dict[str, Any], published: bool) -> Figure:
         f"mean over {curves['num_contexts']} contexts, {of_seeds}; bands: 95% interval", fontsize=8
     )
     return figure
+
+
+def save_curves_figure(task: TaskConfig, curves: dict[str, Any], path: Path) -> None:
+    """Writes the figure as a PNG; a reader never sees half of it."""
+    partial = path.with_name(path.stem + ".partial.png")
+    curves_figure(curves, is_published_task(task)).savefig(partial, dpi=150)
+    partial.replace(path)

@@ -1,6 +1,6 @@
 """One run in its folder: start or go on, train, evaluate, leave the results.
 
-All files, signals and clocks of training live here; `training` and `evaluate` are pure.
+Signals and clocks of training live here; `training` and `curves` are pure.
 """
 
 import contextlib
@@ -17,13 +17,21 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
-from icl_align.checkpoints import Checkpoints, write_json
-from icl_align.cli import USAGE_ERROR, RunError, one_line_errors, to_config
-from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves
-from icl_align.evaluate import evaluate, is_of
+from icl_align.checkpoints import Checkpoints
+from icl_align.cli import RunError, one_line_errors, to_config
+from icl_align.config import Config, ConfigError
+from icl_align.curves import compute_curves, is_of
+from icl_align.files import write_json
+from icl_align.plots import save_curves_figure
+from icl_align.run_folder import (
+    config_to_go_on_with,
+    from_dict,
+    refuse_other,
+    saved_config,
+    sole_user_of,
+    write_hydra_files,
+)
 from icl_align.terminal import Terminal, changed_options
 from icl_align.tracking import Tracker, first_not_finite
 from icl_align.training import METRICS, TrainState, init_state, make_chunk
@@ -77,93 +85,6 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.removedirs(folder)
         raise
-
-
-# ---------------------------------------------------------------------------------- the run folder
-
-
-@contextlib.contextmanager
-def sole_user_of(folder: Path) -> Iterator[None]:
-    """Holds the run folder; the lock goes with the process, however it ends.
-
-    Raises:
-      RunError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"hydra.run.dir={folder}: another process is running in this folder", USAGE_ERROR
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def saved_config(folder: Path) -> Config | None:
-    """The configuration of the run that a folder holds; None for a new folder."""
-    path = folder / ".hydra" / "config.yaml"
-    if not path.exists():
-        return None
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    return OmegaConf.to_object(merged)
-
-
-def from_dict(values: dict[str, Any]) -> Config:
-    """The Config of the nested dicts of `dataclasses.asdict`."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
-
-
-def config_to_go_on_with(saved: Config, asked: Config, overrides: list[str]) -> Config:
-    """The saved configuration with what the command line names put over it."""
-    named = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    merged = dataclasses.replace(saved)
-    defaults = {key: value for key, _, value in leaves()}
-    for key, _, value in leaves(asked):
-        if key in named or value != defaults[key]:
-            merged = _with(merged, key.split("."), value)
-    return merged
-
-
-def _with(node: Any, path: list[str], value: Any) -> Any:
-    inner = value if len(path) == 1 else _with(getattr(node, path[0]), path[1:], value)
-    return dataclasses.replace(node, **{path[0]: inner})
-
-
-def refuse_other(folder: Path, saved: Config, config: Config) -> None:
-    """Raises RunError if `config` trains something else than what the folder holds."""
-    changed = {
-        key: pair
-        for key, pair in differences(saved, config).items()
-        if not key.startswith(FREE_ON_RESUME)
-    }
-    if changed:
-        keys = ", ".join(
-            ConfigError(key, new, "").args[0].removesuffix(": ")
-            + f" (was {ConfigError('', old, '').args[0][1:].removesuffix(': ')})"
-            for key, (old, new) in changed.items()
-        )
-        raise RunError(
-            f"hydra.run.dir={folder}: its checkpoints belong to another configuration: {keys}",
-            USAGE_ERROR,
-        )
-
-
-def write_hydra_files(folder: Path, config: Config, start: Start) -> None:
-    """`.hydra/` as Hydra writes it: config.yaml, hydra.yaml, overrides.yaml."""
-    hydra_folder = folder / ".hydra"
-    hydra_folder.mkdir(exist_ok=True)
-    contents = {"config.yaml": OmegaConf.structured(config)}
-    if start.hydra_config is not None:
-        contents["hydra.yaml"] = start.hydra_config
-        contents["overrides.yaml"] = start.overrides
-    for name, content in contents.items():
-        partial = hydra_folder / (name + ".partial")
-        OmegaConf.save(content, partial)
-        partial.replace(hydra_folder / name)
 
 
 class StopSignals:
@@ -256,7 +177,7 @@ def _train_and_evaluate(
                 if finished
                 else f"going on at step {found[0]} of {config.train.steps}"
             )
-        write_hydra_files(folder, config, start)
+        write_hydra_files(folder, config, start.hydra_config, start.overrides)
         try:
             tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
         except ConnectionError as error:
@@ -382,20 +303,11 @@ def _evaluate(
             signals.stop_if_received("after training, during the evaluation")
 
         progress(0.0)
-        curves = evaluate(config, state.params, progress)
-        save_picture(config, curves, folder)
+        curves = compute_curves(config, state.params, progress)
+        save_curves_figure(config.task, curves, folder / "curves.png")
         tracker.log_curves(config.train.steps, curves, folder / "curves.png")
         write_json(path, curves)  # last: where it is, all the rest is
     terminal.stop_progress()
     terminal.curves_table(curves)
     terminal.say(f"run folder: {folder}")
     return curves
-
-
-def save_picture(config: Config, curves: dict[str, Any], folder: Path) -> None:
-    """Draws curves.png."""
-    from icl_align.plots import curves_figure, is_published_task
-
-    partial = folder / "curves.partial.png"
-    curves_figure(curves, is_published_task(config.task)).savefig(partial, dpi=150)
-    partial.replace(folder / "curves.png")

@@ -74,13 +74,9 @@ class Terminal:
             console = Console(highlight=False, width=max(80, 24 + 13 * len(levels)))
         last = curves["attempts"][-1]
         for quantity in QUANTITIES:
-            table = Table(
-                title=f"{quantity.replace('_', ' ')} after {last} attempts, by reward noise",
-                title_justify="left",
-                box=box.SIMPLE_HEAD,
-                padding=0,
-                show_edge=False,
-            )
+            title = f"{quantity.replace('_', ' ')} after {last} attempts, by reward noise"
+            console.print(title, style="italic")
+            table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
             table.add_column("learner", no_wrap=True)
             for level in levels:
                 table.add_column(level, justify="right", no_wrap=True)

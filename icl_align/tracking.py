@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_align.config import WandbConfig
+from icl_align.files import write_json
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -116,19 +117,18 @@ def _start_wandb(
     if config.mode == "online" and not wandb.login(prompt=False):
         raise ConnectionError("no W&B account is known")
     (run_dir / "wandb").mkdir(exist_ok=True)
-    id_file = run_dir / "wandb" / "run_id"
-    if not id_file.exists():  # a resumed run continues the same W&B run
-        id_file.write_text(secrets.token_hex(4) + "\n")
+    identity_file = run_dir / "wandb" / "identity.json"
+    if not identity_file.exists():  # a resumed run continues the same W&B run
+        identity = {"id": secrets.token_hex(4), "tags": tags, "group": config.group or group}
+        write_json(identity_file, identity)
     run = wandb.init(
         mode=config.mode,
         project=config.project,
         entity=config.entity,
         name=config.name,
-        group=config.group or group,
-        tags=tags,
         config=resolved,
         dir=str(run_dir),
-        id=id_file.read_text().strip(),
+        **json.loads(identity_file.read_text()),
         resume="allow" if config.mode == "online" else None,
         settings=wandb.Settings(silent=True, console="off"),
     )

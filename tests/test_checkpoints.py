@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_align.checkpoints import Checkpoints, digest, write_json
+from icl_align.checkpoints import Checkpoints, digest
+from icl_align.files import write_json
 
 STATE = {"w": jnp.arange(12.0).reshape(3, 4), "blocks": {0: jnp.ones(3), 1: jnp.int32(7)}}
 

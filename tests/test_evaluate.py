@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_align import evaluate as evaluate_module
+from icl_align import curves as curves_module
 from icl_align.config import Config, ConfigError
 from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
-from icl_align.evaluate import evaluate, evaluation_config
+from icl_align.curves import compute_curves
+from icl_align.evaluate import evaluation_config
 from icl_align.metrics import refinement_error
 from icl_align.run import run
 from icl_align.training import init_state, transformer_learner
@@ -33,7 +34,7 @@ def leaves_of(curves):
 
 def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
     config, params = untrained
-    curves = evaluate(config, params)
+    curves = compute_curves(config, params)
     keys = evaluation_keys(config.evaluation.seed, jnp.arange(20))
     contexts = sample_contexts(config.task, keys, 1.0)
     shown = shown_to_transformer(config.task, contexts, keys)
@@ -49,32 +50,32 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
 
 def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, monkeypatch):
     config, params = untrained
-    whole = evaluate(config, params)
-    needed = evaluate_module._Compiled(config, params)._program(20).memory_analysis()
-    monkeypatch.setattr(evaluate_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
-    assert evaluate_module._Compiled(config, params).size <= 10
-    for a, b in zip(leaves_of(whole), leaves_of(evaluate(config, params)), strict=True):
+    whole = compute_curves(config, params)
+    needed = curves_module._Compiled(config, params)._program(20).memory_analysis()
+    monkeypatch.setattr(curves_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
+    assert curves_module._Compiled(config, params).size <= 10
+    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, params)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkeypatch):
     config, params = untrained
-    whole = evaluate(config, params)
-    call = evaluate_module._Compiled.__call__
+    whole = compute_curves(config, params)
+    call = curves_module._Compiled.__call__
 
     def small_device(self, first, size, noise):
         if size > 6:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return call(self, first, size, noise)
 
-    monkeypatch.setattr(evaluate_module._Compiled, "__call__", small_device)
-    for a, b in zip(leaves_of(whole), leaves_of(evaluate(config, params)), strict=True):
+    monkeypatch.setattr(curves_module._Compiled, "__call__", small_device)
+    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, params)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_facts_that_hold_for_every_curve(untrained):
     config, params = untrained
-    curves = evaluate(config, params)
+    curves = compute_curves(config, params)
     for levels in curves["learners"].values():
         for quantities in levels.values():
             assert min(quantities["regret"]["mean"]) > -1e-3
@@ -91,9 +92,9 @@ def test_facts_that_hold_for_every_curve(untrained):
 
 def test_a_monotone_transform_moves_no_ranker(untrained):
     config, params = untrained
-    plain = evaluate(config, params)
+    plain = compute_curves(config, params)
     config = evaluation_config(config, ["task.reward_transform=power"])
-    powered = evaluate(config, params)
+    powered = compute_curves(config, params)
     for name in ("plackett_luce_optimum", "gradient_descent", "best_attempt"):
         for quantity in ("refinement_error", "regret"):
             a, b = (c["learners"][name]["0.0"][quantity]["mean"] for c in (plain, powered))
@@ -143,7 +144,7 @@ def test_the_command_evaluates_a_finished_run_again(tmp_path):
         )
     )
     assert status == 0, err
-    assert "noise 0.1" in out
+    assert "agreement after 4 attempts, by reward noise" in out
     (other,) = folder.glob("evaluations/*/curves.json")
     curves = json.loads(other.read_text())
     assert list(curves["learners"]["transformer"]) == ["0.1"]

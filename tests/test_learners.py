@@ -279,7 +279,7 @@ def test_each_context_has_its_own_initial_policy_from_its_own_key(few):
 def test_small_steps_lower_the_loss_every_time(few):
     losses = [distance_losses(few_small_steps(few, steps), few)[:, 2:] for steps in range(0, 40, 5)]
     assert np.all(np.diff(np.stack(losses), axis=0) < 1e-6)
-    assert np.mean(losses[-1]) < 0.9 * np.mean(losses[0])
+    assert np.mean(losses[-1]) < 0.95 * np.mean(losses[0])
 
 
 @jax.jit
@@ -367,9 +367,9 @@ def test_the_gradient_vanishes_at_the_cosine_optimum(solved, case):
 
 @jax.jit
 def least_competitor(context):
-    """Lowest loss among 300 random directions and gradient descent from two initial policies."""
+    """Lowest loss among 150 random directions and gradient descent from two initial policies."""
     num, n, d = context.responses.shape
-    directions = jax.random.normal(jax.random.key(0), (300, d))
+    directions = jax.random.normal(jax.random.key(0), (150, d))
     many = jax.lax.map(
         lambda one: cosine_losses(jnp.broadcast_to(one, (num, n + 1, d)), context), directions
     )

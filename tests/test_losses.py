@@ -372,7 +372,7 @@ def test_ranking_losses_of_a_batch_are_those_of_its_contexts():
     attempts = jnp.array([6, 3])
     whole = quick_ranking_losses("plackett_luce", "cosine", predictions, context, attempts)
     for index in np.ndindex(2, 3):
-        one = jax.tree.map(lambda array: array[index], context)
+        one = jax.tree.map(lambda array, i=index: array[i], context)
         alone = quick_ranking_losses("plackett_luce", "cosine", predictions[index], one, attempts)
         np.testing.assert_allclose(whole[index], alone, rtol=1e-5)
 

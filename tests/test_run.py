@@ -14,7 +14,8 @@ from icl_align.checkpoints import Checkpoints
 from icl_align.cli import RunError, compose_config
 from icl_align.config import LEARNERS, Config
 from icl_align.metrics import QUANTITIES
-from icl_align.run import Start, config_to_go_on_with, run, saved_config, sole_user_of
+from icl_align.run import Start, run
+from icl_align.run_folder import config_to_go_on_with, saved_config, sole_user_of
 from icl_align.training import init_state
 from runs import OFF, ROOT, TINY, finish, start, tiny, training_rows
 
@@ -230,7 +231,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_module, "save_picture", full)
+    monkeypatch.setattr(run_module, "save_curves_figure", full)
     config = tiny("train.steps=4")
     with pytest.raises(RunError, match="No space left on device"):
         run(config, tmp_path / "run", Start())

@@ -98,16 +98,18 @@ def test_wandb_has_the_configuration_tags_group_name_and_picture(tracked):
 
 def test_a_resumed_run_continues_the_same_wandb_run(tmp_path):
     ids = []
-    for _ in range(2):
-        tracker = Tracker(tmp_path, WandbConfig(), {}, [], None)
+    for resumed in (False, True):
+        # The second time the call names no ablation: the run is still the same.
+        tracker = Tracker(tmp_path, WandbConfig(), {}, [] if resumed else ["no_mlp"], None)
         tracker.log({"step": 1, "train/loss": 1.0})
         tracker.close()
     for record in wandb_records(tmp_path):
         if record.HasField("run"):
             ids.append(record.run.run_id)
+            assert list(record.run.tags) == ["no_mlp"]
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) >= 1
     assert len(set(ids)) == 1
-    assert set(ids) == {(tmp_path / "wandb" / "run_id").read_text().strip()}
+    assert set(ids) == {json.loads((tmp_path / "wandb" / "identity.json").read_text())["id"]}
 
 
 def test_disabled_leaves_no_wandb_folder_and_the_same_metrics(tmp_path):

@@ -1,0 +1,99 @@
+"""The folder of a run: who may use it, and which configuration it belongs to."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from icl_align.cli import USAGE_ERROR, RunError
+from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves
+
+
+@contextlib.contextmanager
+def sole_user_of(folder: Path) -> Iterator[None]:
+    """Holds the run folder; the lock goes with the process, however it ends.
+
+    Raises:
+      RunError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"hydra.run.dir={folder}: another process is running in this folder", USAGE_ERROR
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def saved_config(folder: Path) -> Config | None:
+    """The configuration of the run that a folder holds; None for a new folder."""
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        return None
+    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    return OmegaConf.to_object(merged)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The Config of the nested dicts of `dataclasses.asdict`."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
+
+
+def config_to_go_on_with(saved: Config, asked: Config, overrides: list[str]) -> Config:
+    """The saved configuration with what the command line names put over it."""
+    named = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    merged = dataclasses.replace(saved)
+    defaults = {key: value for key, _, value in leaves()}
+    for key, _, value in leaves(asked):
+        if key in named or value != defaults[key]:
+            merged = _with(merged, key.split("."), value)
+    return merged
+
+
+def _with(node: Any, path: list[str], value: Any) -> Any:
+    inner = value if len(path) == 1 else _with(getattr(node, path[0]), path[1:], value)
+    return dataclasses.replace(node, **{path[0]: inner})
+
+
+def refuse_other(folder: Path, saved: Config, config: Config) -> None:
+    """Raises RunError if `config` trains something else than what the folder holds."""
+    changed = {
+        key: pair
+        for key, pair in differences(saved, config).items()
+        if not key.startswith(FREE_ON_RESUME)
+    }
+    if changed:
+        keys = ", ".join(
+            ConfigError(key, new, "").args[0].removesuffix(": ")
+            + f" (was {ConfigError('', old, '').args[0][1:].removesuffix(': ')})"
+            for key, (old, new) in changed.items()
+        )
+        raise RunError(
+            f"hydra.run.dir={folder}: its checkpoints belong to another configuration: {keys}",
+            USAGE_ERROR,
+        )
+
+
+def write_hydra_files(
+    folder: Path, config: Config, hydra_config: Any, overrides: list[str]
+) -> None:
+    """`.hydra/` as Hydra writes it; hydra.yaml and overrides.yaml stay those of the first start."""
+    hydra_folder = folder / ".hydra"
+    hydra_folder.mkdir(exist_ok=True)
+    contents = {"config.yaml": OmegaConf.structured(config)}
+    if hydra_config is not None and not (hydra_folder / "overrides.yaml").exists():
+        contents["hydra.yaml"] = hydra_config
+        contents["overrides.yaml"] = overrides
+    for name, content in contents.items():
+        partial = hydra_folder / (name + ".partial")
+        OmegaConf.save(content, partial)
+        partial.replace(hydra_folder / name)

@@ -146,6 +146,7 @@ def test_target_over_query_norm_is_standard_normal(draw):
     query, _, _, target = numpy64(draw(2000))
     unit = target / np.linalg.norm(query, axis=-1, keepdims=True)
     assert stats.kstest(unit.ravel(), "norm").pvalue > LEVEL
+    assert abs(np.mean(unit**2) - 1) < 4 * np.sqrt(2 / unit.size)
     assert np.all(np.abs(np.corrcoef(unit.T) - np.eye(5)) < 4 / np.sqrt(2000))
 
 
@@ -157,6 +158,7 @@ def test_corrupt_responses_are_distributed_as_the_target_and_independent_of_it(d
     norm = np.linalg.norm(query, axis=-1, keepdims=True)[usable]
     corrupt = corrupt_responses(context)[usable, 0] / norm
     assert stats.kstest(corrupt.ravel(), "norm").pvalue > LEVEL
+    assert abs(np.mean(corrupt**2) - 1) < 4 * np.sqrt(2 / corrupt.size)
     correlation = np.corrcoef(corrupt.ravel(), (target[usable] / norm).ravel())[0, 1]
     assert abs(correlation) < 4 / np.sqrt(corrupt.size)
 

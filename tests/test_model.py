@@ -138,13 +138,13 @@ def test_no_row_reads_the_target():
     ids=name_of,
 )
 def test_without_causality_row_n_is_the_unmasked_pass_over_the_first_n_attempts(options):
-    prefixes = build(causal=False, **options)
-    unmasked = build(causal=False, sees_future=True, **options)
+    prefixes = build(causal=False, num_layers=2, **options)
+    unmasked = build(causal=False, sees_future=True, num_layers=2, **options)
     for name, value in parameters(prefixes).items():
         np.testing.assert_array_equal(value, parameters(unmasked)[name])
     context = random_context(3, (2,))
     rows = run(prefixes, context)
-    for n in (0, 1, 3, N):
+    for n in (0, 2, N):
         last = run(unmasked, first_attempts(context, n))[:, -1]
         np.testing.assert_allclose(rows[:, n], last, rtol=1e-4, atol=1e-5)
 
@@ -267,7 +267,9 @@ def test_sharp_softmax_attention_picks_the_best_key_and_stays_finite():
     everything = jnp.ones((5, 5), bool)
     out = quick_attend("softmax", 1e4 * q, k, v, everything)
     best = np.argmax(q @ jnp.swapaxes(k, -1, -2), axis=-1)
-    np.testing.assert_allclose(out, np.take_along_axis(np.asarray(v), best[..., None], -2), atol=1e-4)
+    np.testing.assert_allclose(
+        out, np.take_along_axis(np.asarray(v), best[..., None], -2), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
@@ -460,14 +462,18 @@ def test_initialisation_is_a_pure_function_of_the_seed():
         np.testing.assert_array_equal(value, parameters(build(seed=3))[name])
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": "interleaved", "norm": "pre_post"}], ids=name_of)
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": "interleaved", "norm": "pre_post"}], ids=name_of
+)
 def test_every_parameter_but_the_key_biases_matters(options):
     # A bias of the keys shifts all logits of a softmax alike.
     graph, state = nnx.split(build(**options))
     context = random_context(8, (4,))
     weights = jnp.asarray(np.random.default_rng(9).normal(size=(4, N + 1, D)), jnp.float32)
     gradient = jax.jit(jax.grad(lambda s: jnp.sum(weights * nnx.merge(graph, s)(context))))(state)
-    largest = {name: np.abs(value).max() for name, value in parameters(nnx.merge(graph, gradient)).items()}
+    largest = {
+        name: np.abs(value).max() for name, value in parameters(nnx.merge(graph, gradient)).items()
+    }
     idle = {name for name, value in largest.items() if value < 1e-5}
     assert idle == {name for name in largest if name.endswith("key.bias")}
 

@@ -112,7 +112,7 @@ def plackett_luce(
     Source: Plackett (1975), Luce (1959); Wang et al. 2024 (arXiv 2405.18634).
     """
     order, below = ranking(rewards)
-    ndim = max(scores.ndim, order.ndim)
+    ndim = max(scores.ndim, order.ndim, 0 if where is None else where.ndim)
     order = order.reshape((1,) * (ndim - order.ndim) + order.shape)
     below = below.reshape(order.shape)
     scores = scores.reshape((1,) * (ndim - scores.ndim) + scores.shape)
@@ -140,6 +140,14 @@ def bradley_terry(
     return total / jnp.maximum(jnp.sum(pairs, axis=(-2, -1)), 1)
 
 
+def cosine_similarity(
+    a: Float[Array, "*#batch d"], b: Float[Array, "*#batch d"]
+) -> Float[Array, "*batch"]:
+    """Cosine of two vectors, in [-1, 1]; 0 for a zero vector."""
+    # Optax bounds the squared norm from below, not the norm.
+    return optax.cosine_similarity(a, b, epsilon=EPSILON**2)
+
+
 def squared(
     predictions: Float[Array, "*#batch d"], targets: Float[Array, "*#batch d"]
 ) -> Float[Array, "*batch"]:
@@ -151,7 +159,7 @@ def cosine(
     predictions: Float[Array, "*#batch d"], targets: Float[Array, "*#batch d"]
 ) -> Float[Array, "*batch"]:
     """Regression of the direction: 1 - cos(y_hat, W x), in [0, 2]; 1 for a zero vector."""
-    return 1 - optax.cosine_similarity(predictions, targets, epsilon=EPSILON)
+    return 1 - cosine_similarity(predictions, targets)
 
 
 def ranking_losses(
@@ -167,7 +175,11 @@ def ranking_losses(
     """
     order, below = ranking(context.rewards)
     responses = jnp.take_along_axis(context.responses, order[..., None], axis=-2)
-    scores = response_scores(score, predictions, responses)
+    if score == "cosine":
+        scores = response_scores(score, predictions, responses)
+    else:  # up to a common shift, which no ranking sees; exact for predictions far out
+        squares = jnp.sum(responses**2, axis=-1)
+        scores = 2 * predictions @ jnp.swapaxes(responses, -1, -2) - squares[..., None, :]
     where = order[..., None, :] < attempts[:, None]
     if name == "plackett_luce":
         return plackett_luce_of_ranked(scores, below[..., None, :], where)

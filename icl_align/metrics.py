@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from icl_align.contexts import Context
-from icl_align.losses import EPSILON, cosine, ranking_losses
+from icl_align.losses import cosine, cosine_similarity, ranking_losses
 
 QUANTITIES = ("refinement_error", "regret", "agreement")
 
@@ -48,7 +47,7 @@ def agreement(
     predictions: Float[Array, "*batch m d"], other: Float[Array, "*batch m d"]
 ) -> Float[Array, "*batch m"]:
     """Cosine of two learners' predictions, in [-1, 1]."""
-    return optax.cosine_similarity(predictions, other, epsilon=EPSILON)
+    return cosine_similarity(predictions, other)
 
 
 # ------------------------------------------------------------------------- means and intervals

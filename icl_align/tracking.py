@@ -78,7 +78,7 @@ class Tracker:
         self._metrics.log(row)
         if self._wandb:
             values = {key: value for key, value in row.items() if key != "step"}
-            self._wandb.log(values, step=row["step"])
+            self._wandb.log(values, step=row["step"], commit=True)
 
     def log_curves(self, step: int, curves: dict[str, Any], picture: Path) -> None:
         """The curves as metrics against `attempts`, and as a picture."""
@@ -92,7 +92,7 @@ class Tracker:
             self._metrics.log(row)
             if self._wandb:
                 del row["step"]
-                self._wandb.log(row)
+                self._wandb.log(row, commit=True)
         if self._wandb:
             import wandb
 

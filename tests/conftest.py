@@ -1,11 +1,11 @@
 """Shared by all tests: quick compilation, the hypothesis profile, and a sampler of contexts."""
 
+import functools
 import os
 
 import hypothesis
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from icl_align.config import TaskConfig
@@ -26,15 +26,19 @@ def draw():
 
     One program for each set of options: MOST_CONTEXTS are drawn and the first few kept.
     """
-    compiled = {}
+
+    @functools.cache
+    def sampler(options):
+        task = TaskConfig(**dict(options))
+        return jax.jit(lambda keys, p: sample_contexts(task, keys, p))
+
+    @functools.cache
+    def most(options, reward_noise, seed):
+        keys = jax.random.split(jax.random.key(seed), MOST_CONTEXTS)
+        return jax.device_get(sampler(options)(keys, reward_noise))
 
     def draw(num_contexts, reward_noise=0.0, seed=0, **options):
-        name = tuple(sorted(options.items()))
-        if name not in compiled:
-            task = TaskConfig(**options)
-            compiled[name] = jax.jit(lambda keys, p: sample_contexts(task, keys, p))
-        keys = jax.random.split(jax.random.key(seed), MOST_CONTEXTS)
-        contexts = compiled[name](keys, float(reward_noise))
-        return jax.tree.map(lambda array: jnp.asarray(np.asarray(array)[:num_contexts]), contexts)
+        contexts = most(tuple(sorted(options.items())), float(reward_noise), seed)
+        return jax.tree.map(lambda array: jnp.asarray(array[:num_contexts]), contexts)
 
     return draw

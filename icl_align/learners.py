@@ -160,7 +160,7 @@ def plackett_luce_optimum(
       score: as in `losses.response_scores`.
       max_iterations: of the damped Newton method.
       tolerance: on the gradient norm; for cosines relative to the norm of its terms m_i - a_i, for
-        distances ten times this.
+        distances to the spread of the attempts.
     """
     n = context.rewards.shape[-1]
     order, below = ranking(context.rewards)
@@ -195,10 +195,15 @@ def plackett_luce_optimum(
             curvature = jnp.maximum(-radial, 0)[..., None, None]
             hessian = tangent @ hessian @ tangent + curvature * tangent
             hessian += y[..., :, None] * y[..., None, :]
-        terms = jnp.where(seen[..., None], means - a[..., None, :, :], 0)
-        enough = jnp.sqrt(jnp.sum(terms**2, axis=(-2, -1))) if on_sphere else jnp.array(10.0)
-        enough = tolerance * enough
-        enough = jnp.maximum(enough, 16 * jnp.finfo(loss.dtype).eps * jnp.sqrt(attempts))
+        if on_sphere:
+            terms = jnp.where(seen[..., None], means - a[..., None, :, :], 0)
+            scale = jnp.sqrt(jnp.sum(terms**2, axis=(-2, -1)))
+        else:  # the terms may vanish with the loss; how far apart the attempts are does not
+            centre = (seen @ a) / jnp.maximum(attempts, 1)[:, None]
+            distances = jnp.linalg.norm(a[..., None, :, :] - centre[..., None, :], axis=-1)
+            scale = jnp.max(jnp.where(seen, distances, 0), axis=-1)
+        rounding = 16 * jnp.finfo(loss.dtype).eps * jnp.sqrt(attempts)
+        enough = jnp.maximum(tolerance * scale, rounding)
         return loss, gradient, hessian, jnp.linalg.norm(gradient, axis=-1) > enough
 
     def step(state: _Newton) -> _Newton:

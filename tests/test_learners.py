@@ -501,4 +501,4 @@ def test_the_squared_distance_optimum_so_far_does_not_depend_on_later_attempts(s
     moved = distance_optimum(with_other_future(context, next_contexts(context), 4))
     # Where the infimum is at infinity the answers are far out; what they are worth is compared.
     change = distance_losses(moved, context) - distance_losses(distance_optimum(context), context)
-    assert np.mean(np.abs(change[:, :5]).max(axis=-1) > 1e-2) <= 0.01
+    assert np.mean(np.abs(change[:, :5]).max(axis=-1) > 1e-2) <= 0.03

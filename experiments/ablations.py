@@ -46,7 +46,10 @@ def main() -> None:
         parser.error(f"no finished run in {', '.join(map(str, options.folders))}")
     print(f"| ablation | {' | '.join(name.replace('_', ' ') for name in QUANTITIES)} | seeds |")
     print("| --- " * (len(QUANTITIES) + 2) + "|")
-    lines = [row(run, options.attempts, options.noise) for run in runs]
+    try:
+        lines = [row(run, options.attempts, options.noise) for run in runs]
+    except (KeyError, ValueError):
+        parser.error(f"not every run has {options.attempts} attempts and noise {options.noise}")
     for line in sorted(lines, key=lambda line: not line.startswith("| `none`")):
         print(line)
 

@@ -6,12 +6,13 @@ and a wrong option answer at once.
 
 import contextlib
 import difflib
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from icl_align.config import Config, ConfigError, allowed, check, leaves
+from icl_align.config import Config, ConfigError, allowed, check, leaves, setting
 
 # In a checkout conf/ stands at the top level; a wheel carries it inside the package.
 _PACKAGE = Path(__file__).parent
@@ -123,6 +124,10 @@ def check_keys(parsed: list) -> None:
         name, text = override.key_or_group, override.value()
         if _is_for_hydra(name):
             continue
+        if override.is_delete():
+            raise ConfigError(f"~{name}", text, "an option cannot be taken away")
+        if name in keys and override.is_add():
+            raise ConfigError(f"+{name}", text, f"write {name}={text}")
         if name in groups():
             picked = override.value() if isinstance(override.value(), list) else [override.value()]
             if override.is_sweep_override():
@@ -175,6 +180,20 @@ def check_command_line(arguments: list[str]) -> None:
                 )
     for job in itertools.islice(_jobs(parsed), MOST_CHECKED_JOBS):
         compose_config(job)
+    for override in parsed:
+        if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir"):
+            _check_folder(override.key_or_group, str(override.value()))
+
+
+def _check_folder(key: str, value: str) -> None:
+    folder = Path(value)
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not existed:
+            folder.rmdir()
+    except OSError as error:
+        raise ConfigError(key, value, f"must be a folder or a new one: {error.strerror}") from error
 
 
 MOST_CHECKED_JOBS = 64  # of a sweep; composing takes some 50 ms
@@ -226,8 +245,7 @@ def help_text() -> str:
         if name != section:
             section = name
             lines += ["", f"{section}"]
-        shown = ConfigError(key, default, "").args[0].removesuffix(": ")
-        lines.append(f"  {shown:<40} {field.metadata['help']}")
+        lines.append(f"  {setting(key, default):<40} {field.metadata['help']}")
         lines.append(f"  {'':<40} {allowed(field)}")
     lines += ["", "Hydra's own flags: --hydra-help. Full configuration: --cfg job."]
     return "\n".join(lines)
@@ -249,4 +267,22 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
     register_options()
     # Hydra's parser wants its flags before the overrides.
     sys.argv[1:] = sorted(arguments, key=lambda text: text not in MULTIRUN)
-    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+    failed = []
+
+    @functools.wraps(job)
+    def guarded(node):
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        with one_line_errors():
+            try:
+                job(node)
+            except RunError as error:  # the other jobs of a sweep go on; a signal stops them all
+                if error.status != 1 or HydraConfig.get().mode != RunMode.MULTIRUN:
+                    raise
+                sys.stderr.write(f"icl_align: error: {error}\n")
+                failed.append(node)
+
+    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(guarded)()
+    if failed:
+        sys.exit(1)

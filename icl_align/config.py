@@ -29,7 +29,12 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: Any, allowed: str):
         self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}={_show(value)}: {allowed}")
+        super().__init__(f"{setting(key, value)}: {allowed}")
+
+
+def setting(key: str, value: Any) -> str:
+    """An option as it would be typed: key=value."""
+    return f"{key}={_show(value)}"
 
 
 def _show(value: Any) -> str:

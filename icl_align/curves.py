@@ -30,7 +30,7 @@ from icl_align.metrics import (
     refinement_error,
     regret,
 )
-from icl_align.training import transformer_learner
+from icl_align.training import TrainState, transformer_learner
 
 # An optimum whose loss still has a gradient above this norm counts as not converged.
 CONVERGED_GAP = 1e-2
@@ -125,7 +125,10 @@ class _Compiled:
     def _program(self, size: int):
         if size not in self._programs:
             indices, noise = jnp.zeros(size, jnp.int32), jnp.zeros(())
-            self._programs[size] = self._function.lower(self._params, indices, noise).compile()
+            # Accelerators round matrix products by default: too coarse for a regret.
+            with jax.default_matmul_precision("highest"):
+                lowered = self._function.lower(self._params, indices, noise)
+            self._programs[size] = lowered.compile()
         return self._programs[size]
 
     def __call__(self, start: int, size: int, reward_noise: float):
@@ -136,7 +139,7 @@ class _Compiled:
 
 
 def compute_curves(
-    config: Config, params: Any, progress: Callable[[float], None] = lambda fraction: None
+    config: Config, state: TrainState, progress: Callable[[float], None] = lambda fraction: None
 ) -> dict[str, Any]:
     """Curves of every learner at every reward-noise level, as `curves.json` holds them.
 
@@ -145,18 +148,19 @@ def compute_curves(
 
     Args:
       config: options; the task, loss and evaluation sections say what is evaluated.
-      params: parameters of all seeds, leading axis s.
+      state: training state of all seeds, leading axis s.
       progress: called with the share that is done, in [0, 1].
 
     Returns:
       `{"attempts": [0..N], "learners": {NAME: {NOISE: {QUANTITY: {"mean", "low", "high"}}}}, ...}`;
       the transformer's quantities also hold "by_seed", one list for each of "seeds".
     """
-    compiled = _Compiled(config, params)
+    compiled = _Compiled(config, state.params)
     total, levels = config.evaluation.num_contexts, config.evaluation.reward_noise
     curves: dict[str, Any] = {
         "attempts": list(range(config.task.num_responses + 1)),
         "learners": {name: {} for name in LEARNERS},
+        "step": int(np.asarray(state.step)[0]),
         "seeds": [config.seed + index for index in range(config.num_seeds)],
         "num_contexts": total,
         "confidence": 0.95,
@@ -199,9 +203,9 @@ def _options(config: Config) -> dict[str, Any]:
     return {name: dataclasses.asdict(getattr(config, name)) for name in sections}
 
 
-def is_of(config: Config, curves: dict[str, Any]) -> bool:
-    """Whether curves were made with the evaluation options of this configuration."""
-    return curves.get("options") == _options(config)
+def is_final(config: Config, curves: dict[str, Any]) -> bool:
+    """Whether curves are of the finished run, with this configuration's evaluation options."""
+    return curves["step"] == config.train.steps and curves["options"] == _options(config)
 
 
 def _interval(moments: Moments, by_seed: bool) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _evaluate_again(arguments: list[str]) -> None:
     overrides = [text for text in arguments if not text.startswith("run_dir=")]
     run_dir = Path(named[-1].partition("=")[2]) if named else None
     if run_dir is None:
-        raise ConfigError("run_dir", None, "name the folder of a finished run")
+        raise ConfigError("run_dir", "", "name the folder of a run: run_dir=DIR")
     trained = saved_config(run_dir)
     if trained is None or not (run_dir / "checkpoints").is_dir():
         raise ConfigError("run_dir", run_dir, "must be the folder of a run; it holds none")
@@ -98,17 +98,16 @@ def _evaluate_again(arguments: list[str]) -> None:
     step, state = found
     if step < trained.train.steps:
         terminal.warn(f"training has reached step {step} of {trained.train.steps}")
+    names = [text.replace("/", "_").replace(" ", "") for text in overrides]
+    names += [f"step_{step}"] if step < trained.train.steps else []
+    folder = run_dir / "evaluations" / ",".join(names)[:200] if names else run_dir
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         curves = compute_curves(
-            config, state.params, lambda share: terminal.progress("evaluating", 100 * share, 100.0)
+            config, state, lambda share: terminal.progress("evaluating", 100 * share, 100.0)
         )
     finally:
         terminal.stop_progress()
-    folder = run_dir
-    if overrides:
-        name = ",".join(overrides).replace("/", "_").replace(" ", "")
-        folder = run_dir / "evaluations" / name
-        folder.mkdir(parents=True, exist_ok=True)
     save_curves_figure(config.task, curves, folder / "curves.png")
     write_json(folder / "curves.json", curves)
     terminal.curves_table(curves)

@@ -4,7 +4,6 @@ Every learner maps a Context to predictions [..., N+1, d]; row n is its answer a
 row 0 sees the query alone. The trained transformer has the same signature.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,6 @@ from icl_align.losses import normalize, plackett_luce_of_ranked, ranking, rankin
 NUM_DIRECTIONS = 128  # from which the search for the optimum starts, beside the attempts
 
 Predictions = Float[Array, "*batch n_plus_1 d"]
-Learner = Callable[[Context], Predictions]
 
 
 def _seen(num_responses: int) -> Bool[Array, "n_plus_1 n"]:

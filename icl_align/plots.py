@@ -62,7 +62,7 @@ def curves_figure(curves: dict[str, Any], published: bool) -> Figure:
     """
     attempts, learners = curves["attempts"], curves["learners"]
     levels = list(learners["transformer"])
-    calm = levels[0]
+    calm = min(levels, key=float)
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     (errors, noises), (regrets, agreements) = figure.subplots(2, 2)
 
@@ -94,7 +94,7 @@ def curves_figure(curves: dict[str, Any], published: bool) -> Figure:
             )
     noises.set_title("Transformer under reward noise")
     noises.set_ylim(bottom=0)
-    if published:
+    if published and set(levels) & set(published_reward_noise()["transformer"]):
         noises.plot([], [], "o", ms=3.5, mfc="none", color="0.4", label="published")
     noises.legend(
         title="noise", fontsize=8, title_fontsize=8, frameon=False, loc="center left",

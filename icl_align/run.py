@@ -17,12 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
+from flax import nnx
 
 from icl_align.checkpoints import Checkpoints
-from icl_align.cli import RunError, one_line_errors, to_config
+from icl_align.cli import RunError, to_config
 from icl_align.config import Config, ConfigError
-from icl_align.curves import compute_curves, is_of
+from icl_align.curves import compute_curves, is_final
 from icl_align.files import write_json
+from icl_align.model import num_parameters
 from icl_align.plots import save_curves_figure
 from icl_align.run_folder import (
     config_to_go_on_with,
@@ -33,12 +35,13 @@ from icl_align.run_folder import (
     write_hydra_files,
 )
 from icl_align.terminal import Terminal, changed_options
-from icl_align.tracking import Tracker, first_not_finite
-from icl_align.training import METRICS, TrainState, init_state, make_chunk
+from icl_align.tracking import Tracker, check_account, first_not_finite
+from icl_align.training import METRICS, TrainState, build_transformer, init_state, make_chunk
 
 # A chunk of steps lasts about this long, so that a signal or the progress bar never waits longer.
 CHUNK_SECONDS = 1.0
 MOST_STEPS_A_CHUNK = 500
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 @dataclasses.dataclass
@@ -49,6 +52,7 @@ class Start:
     hydra_config: Any = None
     tags: list[str] = dataclasses.field(default_factory=list)
     group: str | None = None
+    began: float = dataclasses.field(default_factory=time.time)
 
 
 def run_in_hydra_folder(node) -> None:
@@ -71,9 +75,11 @@ def run_in_hydra_folder(node) -> None:
         hydra_config=HydraConfig.instance().cfg,
         tags=[tag.strip("'\"") for tag in tags],
         group=hydra.sweep.dir if swept else None,
+        began=time.time() if swept else psutil.Process().create_time(),
     )
-    with one_line_errors(), _no_empty_folder(folder):
+    with _no_empty_folder(folder):
         run(to_config(node), folder, start)
+    jax.clear_caches()  # the jobs of a sweep share a process, not their programs
 
 
 @contextlib.contextmanager
@@ -83,7 +89,7 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
         yield
     except (ConfigError, RunError):
         with contextlib.suppress(OSError):
-            os.removedirs(folder)
+            folder.rmdir()
         raise
 
 
@@ -138,6 +144,7 @@ def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, A
     """
     start = start or Start()
     terminal = Terminal()
+    check_account(config.wandb)
     try:
         with sole_user_of(folder), StopSignals() as signals:
             saved = saved_config(folder)
@@ -146,7 +153,7 @@ def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, A
                 refuse_other(folder, saved, config)
             return _train_and_evaluate(config, folder, start, terminal, signals)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in OUT_OF_SPACE:
             raise
         raise RunError(
             f"{folder}: {os.strerror(error.errno)}; what was saved is kept, "
@@ -167,8 +174,13 @@ def _train_and_evaluate(
         for written in checkpoints.configs():
             refuse_other(folder, from_dict(written), config)
         state = init_state(config)
-        terminal.say(_start_line(config, state))
+        terminal.say(_start_line(config))
+        had = checkpoints.steps()
         found = checkpoints.restore_newest(state, terminal.warn)
+        if had and found is None:
+            raise RunError(
+                f"none of the checkpoints in {folder} can be read; start in a new folder"
+            )
         if found is not None:
             state = found[1]
             finished = found[0] >= config.train.steps
@@ -178,13 +190,8 @@ def _train_and_evaluate(
                 else f"going on at step {found[0]} of {config.train.steps}"
             )
         write_hydra_files(folder, config, start.hydra_config, start.overrides)
-        try:
-            tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
-        except ConnectionError as error:
-            raise ConfigError(
-                "wandb.mode", "online", f"{error}; set WANDB_API_KEY, or use offline or disabled"
-            ) from error
-        state = _train(config, state, checkpoints, tracker, terminal, signals)
+        tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
+        state = _train(config, state, checkpoints, tracker, terminal, signals, start.began)
         checkpoints.wait()
         curves = _evaluate(config, folder, state, tracker, terminal, signals)
         exit_code = 0
@@ -196,8 +203,8 @@ def _train_and_evaluate(
         checkpoints.close()
 
 
-def _start_line(config: Config, state: TrainState) -> str:
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
+def _start_line(config: Config) -> str:
+    parameters = num_parameters(nnx.eval_shape(lambda: build_transformer(config, 0)))
     device = jax.local_devices()[0]
     kind = f"CPU ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
@@ -211,6 +218,7 @@ def _train(
     tracker: Tracker,
     terminal: Terminal,
     signals: StopSignals,
+    began: float,
 ) -> TrainState:
     """All remaining steps, in chunks of about a second that end where a checkpoint is due."""
     train = config.train
@@ -220,7 +228,7 @@ def _train(
     terminal.progress("compiling", 0.0, 1.0)
     most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
     program = make_chunk(config, most).lower(state, 1).compile()
-    first, last_saved, size = step, step, 1
+    first, size = step, 1
     while step < train.steps:
         boundary = min(train.steps, (step // train.checkpoint_every + 1) * train.checkpoint_every)
         size = min(size, most, boundary - step)
@@ -229,7 +237,7 @@ def _train(
         metrics = {name: np.asarray(metrics[name])[:size] for name in metrics}
         speed = size / (time.perf_counter() - begun)
         if step == first:
-            to_first_step = time.time() - psutil.Process().create_time()
+            to_first_step = time.time() - began
         rows = _rows(config, step, metrics, speed)
         bad = first_not_finite(rows)
         for row in rows:
@@ -245,21 +253,21 @@ def _train(
             )
             raise RunError(
                 f"{bad[1]} is {bad[2]} at step {bad[0]}: training diverged; {kept}. "
-                "Lower train.learning_rate or train.clip_norm"
+                "Start in a new folder with a lower train.learning_rate or train.clip_norm"
             )
         step += size
         loss = float(metrics["train/loss"][-1].mean())
         note = f"loss {loss:.4f} · {speed:.1f} steps/s"
         terminal.progress("training", float(step), float(train.steps), note)
-        if step == boundary or signals.received:
+        stop = signals.received is not None  # read once: a signal may come at any moment
+        if stop or step == boundary:
             checkpoints.save(step, state)
-            last_saved = step
-        if signals.received:
+        if stop:
             checkpoints.wait()
-        signals.stop_if_received(f"at step {last_saved}, which is saved")
+            signals.stop_if_received(f"at step {step}, which is saved")
         size = max(1, int(speed * CHUNK_SECONDS))
     terminal.stop_progress()
-    total = time.time() - psutil.Process().create_time()
+    total = time.time() - began
     terminal.say(
         f"trained {step - first} steps in {total - to_first_step:.1f} s; "
         f"the first one was done {to_first_step:.1f} s after the start"
@@ -296,14 +304,14 @@ def _evaluate(
 ) -> dict[str, Any]:
     path = folder / "curves.json"
     curves = json.loads(path.read_text()) if path.exists() else None
-    if curves is None or not is_of(config, curves):
+    if curves is None or not is_final(config, curves):
 
         def progress(fraction):
             terminal.progress("evaluating", 100 * fraction, 100.0)
             signals.stop_if_received("after training, during the evaluation")
 
         progress(0.0)
-        curves = compute_curves(config, state.params, progress)
+        curves = compute_curves(config, state, progress)
         save_curves_figure(config.task, curves, folder / "curves.png")
         tracker.log_curves(config.train.steps, curves, folder / "curves.png")
         write_json(path, curves)  # last: where it is, all the rest is

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from icl_align.cli import USAGE_ERROR, RunError
-from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves
+from icl_align.config import FREE_ON_RESUME, Config, differences, leaves, setting
 
 
 @contextlib.contextmanager
@@ -49,12 +49,15 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def config_to_go_on_with(saved: Config, asked: Config, overrides: list[str]) -> Config:
-    """The saved configuration with what the command line names put over it."""
+    """The saved configuration with what the command line names put over it.
+
+    A named group, as in task=NAME, names all of its options.
+    """
     named = {override.partition("=")[0].lstrip("+~") for override in overrides}
     merged = dataclasses.replace(saved)
     defaults = {key: value for key, _, value in leaves()}
     for key, _, value in leaves(asked):
-        if key in named or value != defaults[key]:
+        if {key, key.partition(".")[0]} & named or value != defaults[key]:
             merged = _with(merged, key.split("."), value)
     return merged
 
@@ -73,8 +76,7 @@ def refuse_other(folder: Path, saved: Config, config: Config) -> None:
     }
     if changed:
         keys = ", ".join(
-            ConfigError(key, new, "").args[0].removesuffix(": ")
-            + f" (was {ConfigError('', old, '').args[0][1:].removesuffix(': ')})"
+            f"{setting(key, new)} (was {setting('', old)[1:]})"
             for key, (old, new) in changed.items()
         )
         raise RunError(

@@ -9,16 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from icl_align.config import LEARNERS, Config, ConfigError, differences
+from icl_align.config import LEARNERS, Config, differences, setting
 from icl_align.metrics import QUANTITIES
 
 
 def changed_options(config: Config) -> str:
     """The options that differ from the defaults, as they would be typed."""
-    changed = [
-        ConfigError(key, new, "").args[0].removesuffix(": ")
-        for key, (_, new) in differences(Config(), config).items()
-    ]
+    changed = [setting(key, new) for key, (_, new) in differences(Config(), config).items()]
     return ", ".join(changed) or "nothing changed from the defaults"
 
 

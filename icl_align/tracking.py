@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import WandbConfig
+from icl_align.config import ConfigError, WandbConfig
 from icl_align.files import write_json
 
 
@@ -31,8 +31,9 @@ class MetricsFile:
         self._file = path.open("a")
 
     @staticmethod
-    def _identity(row: dict[str, Any]) -> tuple[int, Any]:
-        return row["step"], row.get("attempts")
+    def _identity(row: dict[str, Any]) -> int | str:
+        # A step is trained once; curves may be computed again, with other options.
+        return json.dumps(row) if "attempts" in row else row["step"]
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one row, and hands it to the operating system at once."""
@@ -55,9 +56,6 @@ class Tracker:
       resolved: the resolved configuration, as nested dicts.
       tags: ablations and presets.
       group: the sweep, or None.
-
-    Raises:
-      ConnectionError: W&B is asked to be online and knows no account.
     """
 
     def __init__(
@@ -105,6 +103,24 @@ class Tracker:
             self._wandb.finish(exit_code=exit_code)
 
 
+def check_account(config: WandbConfig) -> None:
+    """Raises ConfigError if W&B is to be online and knows no account; never asks for one."""
+    if config.mode != "online":
+        return
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except wandb.Error as error:
+        raise ConfigError("wandb.mode", "online", " ".join(str(error).split())) from error
+    if not known:
+        raise ConfigError(
+            "wandb.mode",
+            "online",
+            "no account is known; set WANDB_API_KEY, or use offline or disabled",
+        )
+
+
 def _start_wandb(
     run_dir: Path,
     config: WandbConfig,
@@ -114,8 +130,6 @@ def _start_wandb(
 ):
     import wandb
 
-    if config.mode == "online" and not wandb.login(prompt=False):
-        raise ConnectionError("no W&B account is known")
     (run_dir / "wandb").mkdir(exist_ok=True)
     identity_file = run_dir / "wandb" / "identity.json"
     if not identity_file.exists():  # a resumed run continues the same W&B run

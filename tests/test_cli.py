@@ -23,6 +23,8 @@ BAD = {
     "model.num_head=3": ["model.num_head", "did you mean model.num_heads?"],
     "modle=paper": ["modle", "did you mean model?"],
     "+steps=3": ["steps"],
+    "+seed=1": ["write seed=1"],
+    "~seed": ["seed", "cannot be taken away"],
     "task=unknown": ["task", "unknown", "shared_corruption"],
     "model.attention=soft": ["model.attention", "soft", "linear_normalized"],
     "wandb.mode=live": ["wandb.mode", "live", "disabled"],

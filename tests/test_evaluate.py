@@ -19,7 +19,7 @@ from runs import finish, start, tiny
 @pytest.fixture(scope="module")
 def untrained():
     config = tiny("evaluation.num_contexts=20", "num_seeds=2", "+ablation=shuffled_reward")
-    return config, init_state(config).params
+    return config, init_state(config)
 
 
 def leaves_of(curves):
@@ -33,14 +33,14 @@ def leaves_of(curves):
 
 
 def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
-    config, params = untrained
-    curves = compute_curves(config, params)
+    config, state = untrained
+    curves = compute_curves(config, state)
     keys = evaluation_keys(config.evaluation.seed, jnp.arange(20))
     contexts = sample_contexts(config.task, keys, 1.0)
     shown = shown_to_transformer(config.task, contexts, keys)
     errors = []
     for seed in range(2):
-        one = jax.tree.map(lambda leaf, s=seed: leaf[s], params)
+        one = jax.tree.map(lambda leaf, s=seed: leaf[s], state.params)
         errors.append(refinement_error(transformer_learner(config)(one, shown), contexts))
     curve = curves["learners"]["transformer"]["1.0"]["refinement_error"]
     np.testing.assert_allclose(curve["mean"], np.mean(errors, axis=(0, 1)), atol=1e-5)
@@ -49,18 +49,18 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
 
 
 def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, monkeypatch):
-    config, params = untrained
-    whole = compute_curves(config, params)
-    needed = curves_module._Compiled(config, params)._program(20).memory_analysis()
+    config, state = untrained
+    whole = compute_curves(config, state)
+    needed = curves_module._Compiled(config, state.params)._program(20).memory_analysis()
     monkeypatch.setattr(curves_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
-    assert curves_module._Compiled(config, params).size <= 10
-    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, params)), strict=True):
+    assert curves_module._Compiled(config, state.params).size <= 10
+    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkeypatch):
-    config, params = untrained
-    whole = compute_curves(config, params)
+    config, state = untrained
+    whole = compute_curves(config, state)
     call = curves_module._Compiled.__call__
 
     def small_device(self, first, size, noise):
@@ -69,13 +69,13 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkey
         return call(self, first, size, noise)
 
     monkeypatch.setattr(curves_module._Compiled, "__call__", small_device)
-    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, params)), strict=True):
+    for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_facts_that_hold_for_every_curve(untrained):
-    config, params = untrained
-    curves = compute_curves(config, params)
+    config, state = untrained
+    curves = compute_curves(config, state)
     for levels in curves["learners"].values():
         for quantities in levels.values():
             assert min(quantities["regret"]["mean"]) > -1e-3
@@ -91,10 +91,10 @@ def test_facts_that_hold_for_every_curve(untrained):
 
 
 def test_a_monotone_transform_moves_no_ranker(untrained):
-    config, params = untrained
-    plain = compute_curves(config, params)
+    config, state = untrained
+    plain = compute_curves(config, state)
     config = evaluation_config(config, ["task.reward_transform=power"])
-    powered = compute_curves(config, params)
+    powered = compute_curves(config, state)
     for name in ("plackett_luce_optimum", "gradient_descent", "best_attempt"):
         for quantity in ("refinement_error", "regret"):
             a, b = (c["learners"][name]["0.0"][quantity]["mean"] for c in (plain, powered))
@@ -145,7 +145,7 @@ def test_the_command_evaluates_a_finished_run_again(tmp_path):
     )
     assert status == 0, err
     assert "agreement after 4 attempts, by reward noise" in out
-    (other,) = folder.glob("evaluations/*/curves.json")
+    (other,) = folder.glob("evaluations/*/curves.json")  # one folder, named after the overrides
     curves = json.loads(other.read_text())
     assert list(curves["learners"]["transformer"]) == ["0.1"]
     assert curves["num_contexts"] == 12

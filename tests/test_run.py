@@ -172,7 +172,11 @@ def test_a_run_goes_on_under_its_own_options_unless_others_are_named():
     assert config_to_go_on_with(saved, Config(), []) == saved
     asked = compose_config(["wandb.mode=disabled"])
     assert config_to_go_on_with(saved, asked, ["wandb.mode=disabled"]).wandb.mode == "disabled"
-    # Naming a default is naming it.
+    # Naming a default is naming it, and a group names all of its options.
+    other = compose_config(["task=independent_corruption"])
+    assert config_to_go_on_with(other, Config(), []).task.name == "independent_corruption"
+    back = config_to_go_on_with(other, Config(), ["task=shared_corruption"])
+    assert back.task.name == "shared_corruption"
     named = config_to_go_on_with(saved, Config(), ["model.width=64"])
     assert named.model.width == 64
 
@@ -209,6 +213,49 @@ def test_a_sweep_makes_one_run_for_each_value(tmp_path):
     configs = [saved_config(tmp_path / "sweep" / name) for name in ("0", "1")]
     assert [config.model.mlp for config in configs] == [True, False]
     assert all((tmp_path / "sweep" / name / "curves.json").exists() for name in ("0", "1"))
+
+
+def test_a_job_that_diverges_does_not_end_the_sweep(tmp_path):
+    command = ["-m", *TINY, OFF, "train.steps=6", "model.norm=none", "train.clip_norm=null"]
+    command += ["train.schedule=constant", "train.learning_rate=1e38,1e-3"]
+    status, _, err = finish(start(*command, f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path))
+    assert status == 1
+    assert "diverged" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "sweep" / "1" / "curves.json").exists()
+
+
+def test_a_look_at_a_run_in_the_middle_is_not_taken_for_its_result(tmp_path):
+    folder = tmp_path / "run"
+    config = tiny("train.steps=20", "train.checkpoint_every=10")
+    run(config, folder)
+    shutil.rmtree(folder / "checkpoints" / "20")
+    (folder / "curves.json").unlink()
+    status, _, err = finish(start(f"run_dir={folder}", module="icl_align.evaluate"))
+    assert status == 0, err
+    assert "step 10 of 20" in err
+    assert (folder / "evaluations" / "step_10" / "curves.json").exists()
+    assert not (folder / "curves.json").exists()
+    assert run(config, folder)["step"] == 20
+
+
+def test_other_evaluation_options_evaluate_a_finished_run_again_and_are_logged(tmp_path):
+    folder = tmp_path / "run"
+    run(tiny("train.steps=2"), folder)
+    before = training_rows(folder)
+    again = tiny("train.steps=2", "evaluation.reward_noise=[0.25]")
+    assert list(run(again, folder)["learners"]["transformer"]) == ["0.25"]
+    rows = training_rows(folder)
+    assert rows[: len(before)] == before
+    assert len(rows) == len(before) + 5
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = finish(start(*TINY, OFF, f"hydra.run.dir={tmp_path}/file", cwd=tmp_path))
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "hydra.run.dir" in err
 
 
 def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):

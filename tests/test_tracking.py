@@ -125,3 +125,4 @@ def test_online_without_an_account_is_one_clear_error_and_no_prompt(tmp_path, mo
     config = compose_config([*TINY, "wandb.mode=online"])
     with pytest.raises(ConfigError, match=r"wandb\.mode=online: .*WANDB_API_KEY"):
         run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 
 import hypothesis
 import jax
@@ -13,6 +14,12 @@ from icl_align.contexts import sample_contexts
 
 # Programs here run once on tiny arrays: compiling them quickly matters more than their speed.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Runs in this process, in the other workers and in processes of their own share what is compiled.
+_CACHE = os.path.join(tempfile.gettempdir(), f"icl_align_tests_{os.getppid()}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 hypothesis.settings.register_profile("icl_align", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("icl_align")

@@ -33,7 +33,9 @@ def regret(
     context: Context,
     score: str = "cosine",
 ) -> Float[Array, "*batch n_plus_1"]:
-    """Plackett-Luce loss above the per-context minimum, which `optimum` attains; at least 0.
+    """Plackett-Luce loss above the per-context minimum, which `optimum` attains.
+
+    At least 0, as far as `optimum` is the global minimum: see `plackett_luce_optimum`.
 
     The ranking is that of the context's rewards as given, noise included.
     """

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 ATTENTIONS = ("softmax", "linear", "linear_normalized")
 TASKS = ("shared_corruption", "independent_corruption")
-TOKENS = ("triplet", "interleaved")
+TOKENS = ("triplet", "triplet_norm", "interleaved")
 LOSSES = ("plackett_luce", "bradley_terry", "squared", "cosine")
 LEARNERS = (
     "transformer",
@@ -117,7 +117,11 @@ class ModelConfig:
     sees_future: bool = option(
         False, "one unmasked pass that also reads later attempts (the published variants' leak)"
     )
-    tokens: str = option("triplet", "one token an attempt, or three as published", choices=TOKENS)
+    tokens: str = option(
+        "triplet",
+        "one token an attempt; the same with ||y||^2 beside it; or three as published",
+        choices=TOKENS,
+    )
     positions: bool = option(True, "learned positions")
     init: str = option(
         "gpt2", "initialisation of the trunk: GPT-2's or PyTorch's", choices=("gpt2", "torch")

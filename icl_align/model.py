@@ -30,20 +30,43 @@ class TripletTokens:
     def __init__(self, task: TaskConfig):
         self.num_features = 2 * task.dim + 2
 
-    def features(self, context: Context) -> Float[Array, "*batch t f"]:
+    def features(
+        self, context: Context, attempt_queries: Float[Array, "*batch n d"]
+    ) -> Float[Array, "*batch t f"]:
         """Feature vectors of the N + 1 tokens."""
-        attempts = jnp.concatenate(
-            [
-                jnp.broadcast_to(context.query[..., None, :], context.responses.shape),
-                context.responses,
-                context.rewards[..., None],
-                jnp.ones_like(context.rewards)[..., None],
-            ],
-            axis=-1,
-        )
-        d = context.query.shape[-1]
-        start = jnp.pad(context.query, [(0, 0)] * (context.query.ndim - 1) + [(0, d + 2)])
-        return jnp.concatenate([start[..., None, :], attempts], axis=-2)
+        r_BN1 = context.rewards[..., None]
+        attempts = [attempt_queries, context.responses, r_BN1, jnp.ones_like(r_BN1)]
+        return _after_the_bare_query(context.query, jnp.concatenate(attempts, axis=-1))
+
+
+class TripletNormTokens:
+    """Triplet tokens that also hold the squared norm: [x, y_i, ||y_i||^2, r_i, 1].
+
+    -||y_hat - y_i||^2 is then linear in the token, up to a shift that no softmax sees.
+    """
+
+    tokens_per_attempt = 1
+
+    def __init__(self, task: TaskConfig):
+        self.num_features = 2 * task.dim + 3
+
+    def features(
+        self, context: Context, attempt_queries: Float[Array, "*batch n d"]
+    ) -> Float[Array, "*batch t f"]:
+        """Feature vectors of the N + 1 tokens."""
+        r_BN1 = context.rewards[..., None]
+        norms_BN1 = jnp.sum(context.responses**2, axis=-1, keepdims=True)
+        attempts = [attempt_queries, context.responses, norms_BN1, r_BN1, jnp.ones_like(r_BN1)]
+        return _after_the_bare_query(context.query, jnp.concatenate(attempts, axis=-1))
+
+
+def _after_the_bare_query(
+    query: Float[Array, "*batch d"], attempts: Float[Array, "*batch n f"]
+) -> Float[Array, "*batch t f"]:
+    """The attempts' tokens, after [x, 0, ...]."""
+    d, num_features = query.shape[-1], attempts.shape[-1]
+    start = jnp.pad(query, [(0, 0)] * (query.ndim - 1) + [(0, num_features - d)])
+    return jnp.concatenate([start[..., None, :], attempts], axis=-2)
 
 
 class InterleavedTokens:
@@ -57,31 +80,35 @@ class InterleavedTokens:
     def __init__(self, task: TaskConfig):
         self.num_features = task.dim
 
-    def features(self, context: Context) -> Float[Array, "*batch t f"]:
+    def features(
+        self, context: Context, attempt_queries: Float[Array, "*batch n d"]
+    ) -> Float[Array, "*batch t f"]:
         """Feature vectors of the 3 N + 1 tokens."""
-        query = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
         padding = [(0, 0)] * context.rewards.ndim + [(0, self.num_features - 1)]
         rewards = jnp.pad(context.rewards[..., None], padding)
-        triplets = jnp.stack([query, context.responses, rewards], axis=-2)
+        triplets = jnp.stack([attempt_queries, context.responses, rewards], axis=-2)
         *batch, n, _, d = triplets.shape
         return jnp.concatenate(
             [triplets.reshape(*batch, 3 * n, d), context.query[..., None, :]], axis=-2
         )
 
 
-TOKEN_LAYOUTS = {"triplet": TripletTokens, "interleaved": InterleavedTokens}
+TOKEN_LAYOUTS = {
+    "triplet": TripletTokens,
+    "triplet_norm": TripletNormTokens,
+    "interleaved": InterleavedTokens,
+}
 
 # ------------------------------------------------------------------------------------------ trunk
 
 
-def attend(
+def attention_weights(
     kind: str,
     q_BHTK: Float[Array, "*batch t k"],
     k_BHTK: Float[Array, "*batch t k"],
-    v_BHTK: Float[Array, "*batch t k"],
     visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t k"]:
-    """Attention: each token's mean (or sum) of the values it may see.
+) -> Float[Array, "*batch t t"]:
+    """How much of token j's value token i takes: entry [i, j].
 
         softmax            w_ij = exp(q_i.k_j / sqrt K) / sum_j exp(q_i.k_j / sqrt K)
         linear             w_ij = q_i.k_j / sqrt K, not normalised (von Oswald et al. 2023)
@@ -90,7 +117,7 @@ def attend(
 
     Args:
       kind: one of the three.
-      q_BHTK, k_BHTK, v_BHTK: queries, keys and values.
+      q_BHTK, k_BHTK: queries and keys.
       visible_TT: entry [i, j] says whether token i may see token j; each sees at least one.
     """
     if kind == "linear_normalized":
@@ -104,7 +131,18 @@ def attend(
         weights_BHTT = jnp.where(visible_TT, logits_BHTT, 0)
     if kind == "linear_normalized":
         weights_BHTT = weights_BHTT / jnp.sum(weights_BHTT, axis=-1, keepdims=True)
-    return weights_BHTT @ v_BHTK
+    return weights_BHTT
+
+
+def attend(
+    kind: str,
+    q_BHTK: Float[Array, "*batch t k"],
+    k_BHTK: Float[Array, "*batch t k"],
+    v_BHTK: Float[Array, "*batch t k"],
+    visible_TT: Bool[Array, "t t"],
+) -> Float[Array, "*batch t k"]:
+    """Attention: each token's mean (or sum) of the values it may see, by `attention_weights`."""
+    return attention_weights(kind, q_BHTK, k_BHTK, visible_TT) @ v_BHTK
 
 
 def _torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -147,14 +185,20 @@ class Attention(nnx.Module):
         self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
     ) -> Float[Array, "*batch t d"]:
         """What each token gathers from the tokens it may see."""
-
-        def split_heads(x_BTD):
-            x_BTHK = x_BTD.reshape(*x_BTD.shape[:-1], self.num_heads, -1)
-            return jnp.swapaxes(x_BTHK, -2, -3)
-
-        q, k, v = map(split_heads, (self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)))
+        q, k, v = map(self._split_heads, (self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)))
         o_BTHK = jnp.swapaxes(attend(self.kind, q, k, v, visible_TT), -2, -3)
         return self.out(o_BTHK.reshape(x_BTD.shape))
+
+    def weights(
+        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+    ) -> Float[Array, "*batch h t t"]:
+        """The attention map of each head."""
+        q, k = map(self._split_heads, (self.query(x_BTD), self.key(x_BTD)))
+        return attention_weights(self.kind, q, k, visible_TT)
+
+    def _split_heads(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch h t k"]:
+        x_BTHK = x_BTD.reshape(*x_BTD.shape[:-1], self.num_heads, -1)
+        return jnp.swapaxes(x_BTHK, -2, -3)
 
 
 class MLP(nnx.Module):
@@ -190,14 +234,17 @@ class Block(nnx.Module):
         self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
     ) -> Float[Array, "*batch t d"]:
         """The residual stream after the block."""
-        h_BTD = self.attention_norm(x_BTD) if self.attention_norm else x_BTD
-        x_BTD = x_BTD + self.attention(h_BTD, visible_TT)
+        x_BTD = x_BTD + self.attention(self.attention_input(x_BTD), visible_TT)
         if self.residual_norm:
             x_BTD = self.residual_norm(x_BTD)
         if self.mlp:
             h_BTD = self.mlp_norm(x_BTD) if self.mlp_norm else x_BTD
             x_BTD = x_BTD + self.mlp(h_BTD)
         return x_BTD
+
+    def attention_input(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch t d"]:
+        """What the block's attention reads of the residual stream."""
+        return self.attention_norm(x_BTD) if self.attention_norm else x_BTD
 
 
 class Trunk(nnx.Module):
@@ -216,9 +263,17 @@ class Trunk(nnx.Module):
           x_BTD: token vectors.
           visible_TT: entry [i, j] says whether token i may see token j.
         """
+        last_BTD = self.residual_stream(x_BTD, visible_TT)[-1]
+        return self.norm(last_BTD) if self.norm else last_BTD
+
+    def residual_stream(
+        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+    ) -> list[Float[Array, "*batch t d"]]:
+        """The tokens before the first block and after each block, without the last norm."""
+        stream = [x_BTD]
         for block in self.blocks:
-            x_BTD = block(x_BTD, visible_TT)
-        return self.norm(x_BTD) if self.norm else x_BTD
+            stream.append(block(stream[-1], visible_TT))
+        return stream
 
 
 # ------------------------------------------------------------------------------------ transformer
@@ -253,24 +308,22 @@ class Transformer(nnx.Module):
         self.trunk = Trunk(config, rngs=rngs)
         self.read_out = _torch_linear(config.width, task.dim, rngs)
 
-    def __call__(self, context: Context) -> Float[Array, "*batch n_plus_1 d"]:
+    def __call__(
+        self, context: Context, attempt_queries: Float[Array, "*batch n d"] | None = None
+    ) -> Float[Array, "*batch n_plus_1 d"]:
         """Predictions after 0..N attempts.
+
+        Args:
+          context: any leading axes.
+          attempt_queries: the query that each attempt answers; by default they all answer
+            `context.query`. Interleaved tokens read row n < N at the query of attempt n + 1.
 
         Raises:
           ValueError: when learned positions do not reach as far as the context.
         """
-        d, num_responses = context.query.shape[-1], context.rewards.shape[-1]
-        layout = TOKEN_LAYOUTS[self.tokens](TaskConfig(dim=d, num_responses=num_responses))
-        x_BTD = self.embed(layout.features(context))
-        num_tokens = x_BTD.shape[-2]
-        if self.positions is not None:
-            if num_tokens > self.positions.shape[0]:
-                raise ValueError(
-                    f"{num_responses} attempts need {num_tokens} learned positions, "
-                    f"the transformer has {self.positions.shape[0]}"
-                )
-            x_BTD = x_BTD + self.positions[:num_tokens]
-        every = layout.tokens_per_attempt
+        x_BTD = self.embedded(context, attempt_queries)
+        num_tokens, num_responses = x_BTD.shape[-2], context.rewards.shape[-1]
+        every = TOKEN_LAYOUTS[self.tokens].tokens_per_attempt
         if self.causal or self.sees_future:
             visible_TT = jnp.ones((num_tokens, num_tokens), bool)
             visible_TT = jnp.tril(visible_TT) if self.causal else visible_TT
@@ -278,6 +331,25 @@ class Transformer(nnx.Module):
         else:
             x_BND = self._bidirectional(x_BTD, every * jnp.arange(num_responses + 1))
         return self.read_out(x_BND)
+
+    def embedded(
+        self, context: Context, attempt_queries: Float[Array, "*batch n d"] | None = None
+    ) -> Float[Array, "*batch t d_model"]:
+        """The tokens that enter the trunk; arguments and errors as in `__call__`."""
+        d, num_responses = context.query.shape[-1], context.rewards.shape[-1]
+        layout = TOKEN_LAYOUTS[self.tokens](TaskConfig(dim=d, num_responses=num_responses))
+        if attempt_queries is None:
+            attempt_queries = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
+        x_BTD = self.embed(layout.features(context, attempt_queries))
+        num_tokens = x_BTD.shape[-2]
+        if self.positions is None:
+            return x_BTD
+        if num_tokens > self.positions.shape[0]:
+            raise ValueError(
+                f"{num_responses} attempts need {num_tokens} learned positions, "
+                f"the transformer has {self.positions.shape[0]}"
+            )
+        return x_BTD + self.positions[:num_tokens]
 
     def _bidirectional(
         self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n_plus_1"]

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from icl_align.config import ATTENTIONS, ModelConfig, TaskConfig
+from icl_align.config import ATTENTIONS, TOKENS, ModelConfig, TaskConfig
 from icl_align.contexts import Context
 from icl_align.model import (
     MLP,
@@ -15,6 +15,7 @@ from icl_align.model import (
     Block,
     InterleavedTokens,
     Transformer,
+    TripletNormTokens,
     TripletTokens,
     attend,
     num_parameters,
@@ -65,6 +66,7 @@ ARCHITECTURES = [
     {},
     {"attention": "linear"},
     {"attention": "linear_normalized", "norm": "none", "mlp": False},
+    {"tokens": "triplet_norm"},
     {"tokens": "interleaved", "num_layers": 2},
     {"tokens": "interleaved", "attention": "linear", "norm": "pre_post", "positions": False},
     {"norm": "none", "activation": "relu"},
@@ -348,9 +350,14 @@ def test_with_layer_norm_before_it_attention_does_not_notice_the_scale_of_the_st
         assert np.allclose(one, other, rtol=1e-2, atol=1e-5) != notices
 
 
+def features(layout, context):
+    queries = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
+    return layout(TaskConfig(dim=D)).features(context, queries)
+
+
 def test_triplet_tokens_hold_query_response_reward_and_a_mark_after_the_bare_query():
     context = random_context(0, (2,))
-    tokens = np.asarray(TripletTokens(TaskConfig(dim=D)).features(context))
+    tokens = np.asarray(features(TripletTokens, context))
     assert tokens.shape == (2, N + 1, 2 * D + 2)
     np.testing.assert_array_equal(tokens[..., :D], np.repeat(context.query[:, None], N + 1, axis=1))
     np.testing.assert_array_equal(tokens[:, 0, D:], 0)
@@ -359,9 +366,58 @@ def test_triplet_tokens_hold_query_response_reward_and_a_mark_after_the_bare_que
     np.testing.assert_array_equal(tokens[:, 1:, -1], 1)
 
 
+def test_triplet_norm_tokens_are_triplets_with_the_squared_norm_before_the_reward():
+    context = random_context(0, (2,))
+    tokens = np.asarray(features(TripletNormTokens, context))
+    plain = np.asarray(features(TripletTokens, context))
+    np.testing.assert_array_equal(np.delete(tokens, 2 * D, axis=-1), plain)
+    np.testing.assert_array_equal(tokens[:, 0, 2 * D], 0)
+    squares = np.sum(np.asarray(context.responses, np.float64) ** 2, axis=-1)
+    np.testing.assert_allclose(tokens[:, 1:, 2 * D], squares, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_attempts_that_answer_the_query_are_the_default_and_another_query_is_noticed(tokens):
+    context, model = random_context(1), build(tokens=tokens)
+    same = jnp.broadcast_to(context.query, context.responses.shape)
+    default, named = model(context), model(context, same)
+    np.testing.assert_array_equal(default, named)
+    moved = np.abs(np.asarray(model(context, same.at[2].add(1.0)) - default)).max(axis=-1)
+    first = 2 if tokens == "interleaved" else 3  # there row 2 is read at the third attempt's query
+    assert np.all(moved[:first] < 1e-6) and np.all(moved[first:] > 1e-5)
+
+
+@pytest.mark.parametrize("norm", ["pre", "pre_post", "none"])
+def test_the_residual_stream_is_what_each_block_adds_to(norm):
+    trunk = build(norm=norm, num_layers=3).trunk
+    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    stream = trunk.residual_stream(x, CAUSAL)
+    assert len(stream) == 4
+    for block, before, after in zip(trunk.blocks, stream, stream[1:], strict=False):
+        np.testing.assert_allclose(block(before, CAUSAL), after, atol=1e-6)
+    last = trunk.norm(stream[-1]) if trunk.norm else stream[-1]
+    np.testing.assert_allclose(trunk(x, CAUSAL), last, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_is_its_map_times_its_values(kind):
+    attention = Attention(ModelConfig(width=8, num_heads=2, attention=kind), rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
+    maps = np.asarray(attention.weights(x, CAUSAL))
+    assert maps.shape == (3, 2, 5, 5)
+    assert np.all(maps[..., ~np.asarray(CAUSAL)] == 0)
+    if kind != "linear":
+        np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-5)
+    values = np.asarray(attention.value(x)).reshape(3, 5, 2, 4)
+    gathered = np.einsum("bhij,bjhk->bihk", maps, values).reshape(3, 5, 8)
+    np.testing.assert_allclose(
+        attention(x, CAUSAL), attention.out(jnp.asarray(gathered)), atol=1e-5
+    )
+
+
 def test_interleaved_tokens_are_query_response_reward_in_turn_and_a_last_query():
     context = random_context(0, (2,))
-    tokens = np.asarray(InterleavedTokens(TaskConfig(dim=D)).features(context))
+    tokens = np.asarray(features(InterleavedTokens, context))
     assert tokens.shape == (2, 3 * N + 1, D)
     np.testing.assert_array_equal(tokens[:, ::3], np.repeat(context.query[:, None], N + 1, axis=1))
     np.testing.assert_array_equal(tokens[:, 1::3], context.responses)

@@ -1,0 +1,203 @@
+"""Writes the weights of a transformer by the names of channels of its residual stream.
+
+A network is described as the channels of its stream, what the embedding and the positions put there,
+and for every block its heads and MLP units. `assemble` turns this into parameters of the project's own
+`Transformer`; nothing else is needed to run it.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from icl_align.config import Config, check
+from icl_align.contexts import Context
+from icl_align.training import build_transformer
+
+# Features of a `triplet_norm` token, in order; sizes in units of d or 1.
+FEATURES = ("query", "response", "norm", "reward", "one")
+
+
+class Network(NamedTuple):
+    """A transformer with its weights."""
+
+    config: Config
+    params: Any  # as in `TrainState.params`, of one seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Logit:
+    """A term of a head's logits: (query of token i + query_bias) . (sum of factor x key of token j).
+
+    Without a query channel the query is the constant 1, and the keys are channels of size 1.
+    """
+
+    key: dict[str, float]
+    query: str | None = None
+    query_bias: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """One attention head: its logits, and what it adds: factor x attended `source` to `to`."""
+
+    logits: tuple[Logit, ...]
+    copies: tuple[tuple[str, str, float], ...]  # (source, to, factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """ReLU units, one for each entry of the widest channel named in `inputs`.
+
+    relu(bias + sum of factor x input) is added with a factor to each output; a channel of size 1 is
+    shared by all entries.
+    """
+
+    inputs: dict[str, float]
+    outputs: dict[str, float]
+    bias: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """What one block does."""
+
+    heads: tuple[Head, ...]
+    units: tuple[Unit, ...] = ()
+
+
+def channels(**sizes: int) -> dict[str, slice]:
+    """Named slices of the residual stream, one after the other."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
+
+
+def _size(where: slice) -> int:
+    return where.stop - where.start
+
+
+def head_width(stream: dict[str, slice], plans: list[BlockPlan]) -> int:
+    """The width that the widest head of the plans needs for its queries, keys or values."""
+    widths = [1]
+    for head in (head for plan in plans for head in plan.heads):
+        widths.append(sum(_size(stream[next(iter(term.key))]) for term in head.logits))
+        widths.append(sum(_size(stream[name]) for name in {source for source, _, _ in head.copies}))
+    return max(widths)
+
+
+def mlp_width(stream: dict[str, slice], plans: list[BlockPlan]) -> int:
+    """The number of MLP units that the busiest block of the plans needs."""
+    return max(sum(_unit_size(stream, unit) for unit in plan.units) for plan in plans)
+
+
+def _unit_size(stream: dict[str, slice], unit: Unit) -> int:
+    return max(_size(stream[name]) for name in unit.inputs)
+
+
+def assemble(
+    config: Config,
+    stream: dict[str, slice],
+    embed: dict[tuple[str, str], Any],
+    positions: dict[str, np.ndarray],
+    plans: list[BlockPlan],
+    read_out: dict[str, float],
+    dtype: Any,
+) -> Network:
+    """The network that does what the plans say.
+
+    Args:
+      config: its model section must have room for the plans.
+      stream: the channels.
+      embed: (feature, channel) -> factor or matrix (from feature to channel).
+      positions: channel -> values, one row for each token.
+      plans: one for each block.
+      read_out: channel -> factor in the prediction.
+      dtype: of the parameters.
+
+    Raises:
+      ConfigError: the configuration is not allowed.
+    """
+    check(config)
+    graph = nnx.eval_shape(lambda: build_transformer(config, 0))
+    shapes = nnx.to_pure_dict(nnx.state(graph, nnx.Param))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+    d = config.task.dim
+    features = channels(**{name: d if name in ("query", "response") else 1 for name in FEATURES})
+    for (feature, channel), factor in embed.items():
+        _connect(params["embed"]["kernel"], features[feature], stream[channel], factor)
+    for channel, values in positions.items():
+        rows = np.asarray(values).reshape(len(values), -1)
+        params["positions"][: len(rows), stream[channel]] = rows
+    for plan, block in zip(plans, params["trunk"]["blocks"].values(), strict=True):
+        _write_attention(block["attention"], stream, plan.heads, config.model.num_heads)
+        if plan.units:
+            _write_mlp(block["mlp"], stream, plan.units)
+    for channel, factor in read_out.items():
+        _connect(params["read_out"]["kernel"], stream[channel], slice(0, d), factor)
+    return Network(config, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
+
+
+def _connect(kernel: np.ndarray, source: slice, to: slice, factor: Any) -> None:
+    """Adds factor x identity, or a matrix, from `source` to `to`."""
+    matrix = np.asarray(factor)
+    kernel[source, to] += matrix if matrix.ndim else matrix * np.eye(_size(source))
+
+
+def _write_attention(
+    weights: dict[str, Any], stream: dict[str, slice], heads: tuple[Head, ...], num_heads: int
+) -> None:
+    size = len(weights["key"]["bias"]) // num_heads
+    root = np.sqrt(size)  # attention divides the logits by it
+    for number, head in enumerate(heads):
+        end = number * size
+        for term in head.logits:
+            start, end = end, end + _size(stream[next(iter(term.key))])
+            for channel, factor in term.key.items():
+                _connect(weights["key"]["kernel"], stream[channel], slice(start, end), factor)
+            if term.query is None:
+                weights["query"]["bias"][start:end] = root
+            else:
+                query = stream[term.query]
+                _connect(weights["query"]["kernel"], query, slice(start, end), root)
+                weights["query"]["bias"][start:end] = root * term.query_bias
+        end, slots = number * size, {}
+        for source, to, factor in head.copies:
+            if source not in slots:
+                start, end = end, end + _size(stream[source])
+                slots[source] = slice(start, end)
+                _connect(weights["value"]["kernel"], stream[source], slots[source], 1.0)
+            _connect(weights["out"]["kernel"], slots[source], stream[to], factor)
+
+
+def _write_mlp(weights: dict[str, Any], stream: dict[str, slice], units: tuple[Unit, ...]) -> None:
+    end = 0
+    for unit in units:
+        start, end = end, end + _unit_size(stream, unit)
+        hidden = slice(start, end)
+        weights["up"]["bias"][hidden] = unit.bias
+        for channel, factor in unit.inputs.items():
+            shared = _size(stream[channel]) == 1
+            matrix = np.full((1, end - start), factor) if shared else factor
+            _connect(weights["up"]["kernel"], stream[channel], hidden, matrix)
+        for channel, factor in unit.outputs.items():
+            _connect(weights["down"]["kernel"], hidden, stream[channel], factor)
+
+
+def run(
+    network: Network,
+    context: Context,
+    attempt_queries: Float[Array, "*batch n d"] | None = None,
+) -> Float[Array, "*batch n_plus_1 d"]:
+    """The network's predictions, by the forward pass of the project's transformer.
+
+    Matrix products keep full precision on accelerators too, where the default would round them.
+    """
+    graph = nnx.graphdef(nnx.eval_shape(lambda: build_transformer(network.config, 0)))
+    with jax.default_matmul_precision("highest"):
+        return nnx.merge(graph, nnx.State(network.params))(context, attempt_queries)

@@ -1,11 +1,12 @@
 """Writes the weights of a transformer by the names of channels of its residual stream.
 
-A network is described as the channels of its stream, what the embedding and the positions put there,
-and for every block its heads and MLP units. `assemble` turns this into parameters of the project's own
-`Transformer`; nothing else is needed to run it.
+A network is described as the channels of its stream, what the embedding and the positions put
+there, and for every block its heads and MLP units. `assemble` turns this into parameters of the
+project's own `Transformer`; nothing else is needed to run it.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from icl_align.config import Config, check
+from icl_align.config import Config, ModelConfig, TaskConfig, check
 from icl_align.contexts import Context
+from icl_align.model import Transformer
 from icl_align.training import build_transformer
 
 # Features of a `triplet_norm` token, in order; sizes in units of d or 1.
@@ -31,8 +33,9 @@ class Network(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Logit:
-    """A term of a head's logits: (query of token i + query_bias) . (sum of factor x key of token j).
+    """A term of a head's logits, (query + query_bias) . (sum of factor x key).
 
+    The query is a channel of the token that attends, the keys are of the token attended to.
     Without a query channel the query is the constant 1, and the keys are channels of size 1.
     """
 
@@ -124,9 +127,7 @@ def assemble(
       ConfigError: the configuration is not allowed.
     """
     check(config)
-    graph = nnx.eval_shape(lambda: build_transformer(config, 0))
-    shapes = nnx.to_pure_dict(nnx.state(graph, nnx.Param))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), _architecture(config)[1])
     d = config.task.dim
     features = channels(**{name: d if name in ("query", "response") else 1 for name in FEATURES})
     for (feature, channel), factor in embed.items():
@@ -189,6 +190,26 @@ def _write_mlp(weights: dict[str, Any], stream: dict[str, slice], units: tuple[U
             _connect(weights["down"]["kernel"], hidden, stream[channel], factor)
 
 
+def _architecture(config: Config) -> tuple[Any, Any]:
+    """Flax's graph of the transformer, and the shapes of its parameters."""
+    return _cached_architecture(
+        dataclasses.astuple(config.model), config.task.dim, config.task.num_responses
+    )
+
+
+@functools.cache  # tracing a deep network takes seconds, and tables build hundreds of the same
+def _cached_architecture(model: tuple, dim: int, num_responses: int) -> tuple[Any, Any]:
+    task = TaskConfig(dim=dim, num_responses=num_responses)
+    config = Config(task=task, model=ModelConfig(*model))
+    transformer = nnx.eval_shape(lambda: build_transformer(config, 0))
+    return nnx.graphdef(transformer), nnx.to_pure_dict(nnx.state(transformer, nnx.Param))
+
+
+def as_module(network: Network) -> Transformer:
+    """The network as the module that training uses."""
+    return nnx.merge(_architecture(network.config)[0], nnx.State(network.params))
+
+
 def run(
     network: Network,
     context: Context,
@@ -198,6 +219,5 @@ def run(
 
     Matrix products keep full precision on accelerators too, where the default would round them.
     """
-    graph = nnx.graphdef(nnx.eval_shape(lambda: build_transformer(network.config, 0)))
     with jax.default_matmul_precision("highest"):
-        return nnx.merge(graph, nnx.State(network.params))(context, attempt_queries)
+        return as_module(network)(context, attempt_queries)

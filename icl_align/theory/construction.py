@@ -6,12 +6,12 @@ Plackett-Luce loss of N attempts moves its prediction at x by (Wang et al. 2024,
     2 eta ||x||^2 \sum_{i=1}^{N-1} ( y_tau(i) - \sum_{j>=i} beta_ij y_tau(j) ),
     beta_i. = softmax of s over the attempts j >= i,  tau the order of decreasing reward.
 
-The networks here are weights of the project's own `Transformer`, with softmax attention, ReLU and no
-layer norm, on `triplet_norm` tokens, each token seeing all attempts (`causal=False`). Each block makes
-one term of the sum, by three moves:
+The networks here are weights of the project's own `Transformer`, with softmax attention, ReLU and
+no layer norm, on `triplet_norm` tokens, each token seeing all attempts (`causal=False`). Each block
+makes one term of the sum, by three moves:
 
-    pick      head 1, sharp softmax over the rewards: adds the best remaining response to `update`, and
-              subtracts its reward from every `gap` = reward - reward of the last pick
+    pick      head 1, a sharp softmax over the rewards: adds the best remaining response to
+              `update`, and subtracts its reward from every `gap`, the reward less the last pick's
     average   head 2, softmax over the scores: subtracts the Boltzmann average from `update`
     strike    one ReLU unit, above 0 only where gap = 0: lowers the `mask` of the picked attempt
 
@@ -23,16 +23,16 @@ Sizes, beside those of the paper, for d dimensions and N attempts:
     Plackett-Luce, paper        N - 1       3      yes
     Plackett-Luce, here, k = 1  N - 1       2      1          3 d + 3 (even)
     Plackett-Luce, here, k > 1  k (N - 1)   2      2 d + 1    3 d + 3 (even)
-    Q queries, here             k N + 1     4      2 d + 1    at least 5 d + Q + 5
+    Q queries, here             k N + 1     6      2 d + 1    6 (d + Q + 1)
 
-Rows n < N of the prediction are exact too: what is left to do when all n attempts are struck off adds
-picks and averages that cancel exactly, since both heads then attend to the one attempt that was struck
-the least. For limits, with measured figures, see `exactness.py`.
+Rows n < N of the prediction are exact too: once all n attempts are struck off, picks and averages
+cancel exactly, since both heads then attend to the one attempt that was struck the least. For
+limits, with measured figures, see `exactness.py`.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,13 +51,27 @@ from icl_align.theory.assembly import (
     mlp_width,
 )
 
-# Rewards lie in [0, REWARD_RANGE]; two that differ by less than `smallest_gap` may count as equal.
-REWARD_RANGE = 1.0
-SMALLEST_GAP = 1e-6
-# Natural logarithm of the odds with which head 1 prefers a reward higher by the smallest gap.
-CERTAINTY = 64.0
-# Scores of two attempts may differ by this much before a struck attempt comes back.
-SCORE_RANGE = 1e6
+REWARD_RANGE = 1.0  # rewards lie in [0, 1]
+
+
+class Sharpness(NamedTuple):
+    """How sharply the networks tell attempts apart.
+
+    The defaults are exact to rounding wherever the rewards differ by at least `smallest_gap`. Duller
+    values let a gradient through, for training that starts from such a network.
+    """
+
+    smallest_gap: float = 1e-6  # of two rewards; closer ones may count as equal
+    certainty: float = 64.0  # log of the odds with which a reward higher by that gap is picked
+    score_range: float = 1e6  # of the scores -||y_hat - y||^2; beyond it the struck come back
+
+    @property
+    def per_reward(self) -> float:
+        """Logit of head 1 for a unit of reward."""
+        return self.certainty / self.smallest_gap
+
+
+SHARP = Sharpness()
 
 
 def _to_room(
@@ -83,40 +97,43 @@ def _to_room(
     return Config(task=task, model=model)
 
 
-def _bare_query_apart(num_tokens: int) -> dict[str, np.ndarray]:
+def _bare_query_apart(num_tokens: int, sharpness: Sharpness) -> dict[str, np.ndarray]:
     """Positions that keep the bare query's token from being picked or averaged."""
     most_struck = num_tokens**2  # above the sum of what the blocks of one step can strike off
     apart = np.zeros(num_tokens)
     apart[0] = 1
     return {
         "gap": -4 * REWARD_RANGE * most_struck * apart,
-        "norm": 2 * SCORE_RANGE * most_struck * apart,
+        "norm": 2 * sharpness.score_range * most_struck * apart,
     }
 
 
 def _pick(
-    sharpness: float, *more: Logit, avoid: Mapping[str, float] = MappingProxyType({})
+    sharpness: Sharpness, *more: Logit, avoid: Mapping[str, float] = MappingProxyType({})
 ) -> Head:
     """Head 1: the best remaining attempt; all gaps become relative to its reward."""
     # A struck attempt loses to any other, whatever their rewards.
-    logit = Logit({"gap": sharpness, "mask": 2 * sharpness * REWARD_RANGE} | dict(avoid))
+    slope = sharpness.per_reward
+    logit = Logit({"gap": slope, "mask": 2 * slope * REWARD_RANGE} | dict(avoid))
     return Head((logit, *more), (("response", "update", 1.0), ("gap", "gap", -1.0)))
 
 
-def _average(*more: Logit, avoid: Mapping[str, float] = MappingProxyType({})) -> Head:
+def _average(
+    sharpness: Sharpness, *more: Logit, avoid: Mapping[str, float] = MappingProxyType({})
+) -> Head:
     """Head 2: the Boltzmann average of the remaining attempts under the current prediction."""
     # -||y_hat - y||^2 up to -||y_hat||^2, which no softmax sees.
     scores = Logit({"response": 2.0}, query="prediction")
-    rest = Logit({"norm": -1.0, "mask": SCORE_RANGE} | dict(avoid))
+    rest = Logit({"norm": -1.0, "mask": sharpness.score_range} | dict(avoid))
     return Head((scores, rest, *more), (("response", "update", -1.0),))
 
 
-def _strike(place: int, smallest_gap: float) -> Unit:
+def _strike(place: int, sharpness: Sharpness) -> Unit:
     """Lowers the mask by `place` where the gap is 0 and the mask is 0.
 
     Attempts are struck by different amounts, so that one is always the least struck.
     """
-    slope = 2 / smallest_gap  # 1 at gap 0; 0 from -smallest_gap / 2 on
+    slope = 2 / sharpness.smallest_gap  # 1 at gap 0; 0 from -smallest_gap / 2 on
     veto = 2 * (slope * REWARD_RANGE + 1)  # the struck ones have gaps above 0
     return Unit({"gap": slope, "mask": veto}, {"mask": -float(place)}, bias=1.0)
 
@@ -138,7 +155,7 @@ def bradley_terry_network(
     num_steps: int = 1,
     *,
     query_norm: float = 1.0,
-    smallest_gap: float = SMALLEST_GAP,
+    sharpness: Sharpness = SHARP,
     dtype: Any = jnp.float32,
 ) -> Network:
     """Gradient descent on the Bradley-Terry loss of two attempts: one block a step, no MLP.
@@ -151,17 +168,16 @@ def bradley_terry_network(
       learning_rate: eta.
       num_steps: k >= 1.
       query_norm: ||x||, which must be the same for every context.
-      smallest_gap: see `plackett_luce_network`.
+      sharpness: see `plackett_luce_network`.
       dtype: of the parameters.
     """
     d = len(policy)
     stream = channels(response=d, norm=1, gap=1, prediction=d)
     rate = 2 * learning_rate * query_norm**2
-    sharpness = CERTAINTY / smallest_gap
     scores = Logit({"response": 2.0}, query="prediction")
     plan = BlockPlan(
         (
-            Head((Logit({"gap": sharpness}),), (("response", "prediction", rate),)),
+            Head((Logit({"gap": sharpness.per_reward}),), (("response", "prediction", rate),)),
             Head((scores, Logit({"norm": -1.0})), (("response", "prediction", -rate),)),
         )
     )
@@ -175,7 +191,7 @@ def bradley_terry_network(
             ("norm", "norm"): 1.0,
             ("reward", "gap"): 1.0,
         },
-        positions=_bare_query_apart(3),
+        positions=_bare_query_apart(3, sharpness),
         plans=plans,
         read_out={"prediction": 1.0},
         dtype=dtype,
@@ -189,10 +205,10 @@ def plackett_luce_network(
     num_steps: int = 1,
     *,
     query_norm: float = 1.0,
-    smallest_gap: float = SMALLEST_GAP,
+    sharpness: Sharpness = SHARP,
     dtype: Any = jnp.float32,
 ) -> Network:
-    """k steps of gradient descent on the Plackett-Luce loss of up to N attempts at one query.
+    """Gradient descent, k steps, on the Plackett-Luce loss of up to N attempts at one query.
 
     N - 1 blocks a step. The last block of every step but the last hands the update over to the
     prediction and takes the strikes back, with 2 d + 1 ReLU units. Source: Wang et al. (2024),
@@ -203,19 +219,18 @@ def plackett_luce_network(
       learning_rate: eta.
       num_responses: N >= 2.
       num_steps: k >= 1.
-      query_norm: ||x||, which must be the same for every context; `several_queries_network` takes any.
-      smallest_gap: rewards (in [0, 1]) that differ by less may count as equal. A tie is no
-        preference to the loss, but the network picks tied attempts together, as their mean.
+      query_norm: ||x||, the same for every context; `several_queries_network` takes any.
+      sharpness: among others the smallest gap of two rewards. A tie is no preference to the loss,
+        but the network picks tied attempts together, as their mean.
       dtype: of the parameters.
     """
     d = len(policy)
     stream = channels(response=d, norm=1, gap=1, mask=1, prediction=d, update=d)
     rate = 2 * learning_rate * query_norm**2
-    sharpness = CERTAINTY / smallest_gap
-    heads = (_pick(sharpness), _average())
-    step = [BlockPlan(heads, (_strike(i, smallest_gap),)) for i in range(1, num_responses)]
+    heads = (_pick(sharpness), _average(sharpness))
+    step = [BlockPlan(heads, (_strike(i, sharpness),)) for i in range(1, num_responses)]
     hand_over = BlockPlan(heads, (*_clear("update", {"prediction": rate}), UNSTRIKE))
-    plans = (step[:-1] + [hand_over]) * (num_steps - 1) + step
+    plans = [*step[:-1], hand_over] * (num_steps - 1) + step
     return assemble(
         _to_room(TaskConfig(dim=d, num_responses=num_responses), stream, plans, num_heads=2),
         stream,
@@ -225,7 +240,7 @@ def plackett_luce_network(
             ("norm", "norm"): 1.0,
             ("reward", "gap"): 1.0,
         },
-        positions=_bare_query_apart(num_responses + 1),
+        positions=_bare_query_apart(num_responses + 1, sharpness),
         plans=plans,
         read_out={"prediction": 1.0, "update": rate},
         dtype=dtype,
@@ -240,25 +255,25 @@ def several_queries_network(
     num_steps: int = 1,
     *,
     largest_query_norm: float = 1.0,
-    smallest_gap: float = SMALLEST_GAP,
+    sharpness: Sharpness = SHARP,
     dtype: Any = jnp.float32,
 ) -> Network:
-    r"""k steps of gradient descent on the losses of Q queries, read off at a fresh query.
+    r"""Gradient descent, k steps, on the summed losses of Q queries, read off at a fresh query.
 
-    Positions say which query an attempt belongs to, and every query's attempts are ranked apart. The
-    step on the summed loss moves the prediction at any query x by
+    Positions say which query an attempt belongs to, and every query's attempts are ranked apart.
+    The step on the summed loss moves the prediction at any query x by
 
         2 eta \sum_q (x . x_q) update_q,
 
-    a product of two things that the network holds. A linear attention would form it; here four
-    softmax heads do, as a finite difference: beside the bare query's token as an attention sink, the
-    weight of an attempt is close to exp(eps x . x_q - lambda), and a five-point stencil in eps keeps
-    the linear part. This is exact in the limit only; eps and lambda balance truncation and rounding.
-    With Q = 1 and the query itself as the fresh one this takes queries of any norm.
+    a product of two things that the network holds. A linear attention would form it; here six
+    softmax heads do, as a finite difference: beside the bare query's token as an attention sink,
+    the weight of an attempt is close to exp(eps x . x_q - lambda), and a seven-point stencil in eps
+    keeps the linear part. This is exact in the limit only; eps and lambda balance truncation and
+    rounding. With Q = 1 and the query itself as the fresh one this takes queries of any norm.
 
-    N blocks a step (the ranking and the product), and a last one that hands the fresh query's answer to
-    the token that is read. Source: Wang et al. (2024), appendix on multiple queries, which tells the
-    queries apart by positions.
+    N blocks a step (the ranking and the product), and a last one that hands the fresh query's
+    answer to the token that is read. Source: Wang et al. (2024), appendix on multiple queries,
+    which tells the queries apart by positions.
 
     Args:
       policy: the starting policy W.
@@ -267,7 +282,7 @@ def several_queries_network(
       num_responses: attempts at each query, >= 2.
       num_steps: k >= 1.
       largest_query_norm: bound on the norm of all queries; far smaller ones lose precision.
-      smallest_gap: see `plackett_luce_network`.
+      sharpness: see `plackett_luce_network`.
       dtype: of the parameters.
     """
     d, total = len(policy), num_queries * num_responses
@@ -275,25 +290,31 @@ def several_queries_network(
         query=d, key_query=d, response=d, norm=1, gap=1, mask=1,
         group=num_queries, fresh=1, follows=1, prediction=d, update=d,
     )  # fmt: skip
-    sharpness = CERTAINTY / smallest_gap
-    rounding = float(jnp.finfo(dtype).eps) / 2
-    sink = -np.log(rounding)  # so much larger than every attempt's is the sink's logit
-    epsilon = (30 * sink * rounding) ** 0.2 / largest_query_norm**2
+    # The sink's logit: its exponential drowns the attempts', up to a rounding error. Just below a
+    # power of two, where numbers lie twice as close as above it.
+    sink = 2 ** np.floor(np.log2(-np.log(float(jnp.finfo(dtype).eps) / 2))) - 0.5
+    rounding = float(jnp.finfo(dtype).eps) * sink / 2
+    # Where the stencil's truncation, z^6 / 140, and its rounding, 1.8 rounding / z, add up to least.
+    epsilon = (42 * rounding) ** (1 / 7) / largest_query_norm**2
     # Worst of all is a token of another query; next the bare query's, which so attends to itself.
-    apart = 8 * (sharpness * REWARD_RANGE + SCORE_RANGE) * num_responses**2
+    slope = sharpness.per_reward * REWARD_RANGE
+    apart = 8 * (slope + sharpness.score_range) * num_responses**2
     same_query = Logit({"group": 2 * apart}, query="group", query_bias=-1.0)
     avoid = {"fresh": -apart}
-    heads = (_pick(sharpness, same_query, avoid=avoid), _average(same_query, avoid=avoid))
-    step = [BlockPlan(heads, (_strike(i, smallest_gap),)) for i in range(1, num_responses)]
+    heads = (
+        _pick(sharpness, same_query, avoid=avoid),
+        _average(sharpness, same_query, avoid=avoid),
+    )
+    step = [BlockPlan(heads, (_strike(i, sharpness),)) for i in range(1, num_responses)]
     # The sink's own x must not count as a key.
     gate = (
         Unit({"query": 1.0, "fresh": -2 * largest_query_norm}, {"key_query": 1.0}),
         Unit({"query": -1.0, "fresh": -2 * largest_query_norm}, {"key_query": -1.0}),
     )
     first = BlockPlan(heads, (*gate, *step[0].units))
-    # Derivative at 0 from the values at +-h and +-2 h.
-    stencil = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}
-    one_each = Logit({"fresh": sink, "follows": -2 * SCORE_RANGE})
+    # The derivative at 0 from the values at +-h, +-2 h and +-3 h.
+    stencil = {1: 45 / 60, 2: -9 / 60, 3: 1 / 60, -1: -45 / 60, -2: 9 / 60, -3: -1 / 60}
+    one_each = Logit({"fresh": sink, "follows": -1e4})
     product = tuple(
         Head(
             (Logit({"key_query": shift * epsilon}, query="query"), one_each),
@@ -302,14 +323,14 @@ def several_queries_network(
         for shift, weight in stencil.items()
     )
     apply = BlockPlan(product, (*_clear("update"), UNSTRIKE))
-    from_fresh = Head((Logit({"fresh": SCORE_RANGE}),), (("prediction", "update", 1.0),))
+    from_fresh = Head((Logit({"fresh": 1e4}),), (("prediction", "update", 1.0),))
     plans = [first, *step[1:], apply]
     plans += [*step, apply] * (num_steps - 1)
     plans += [BlockPlan((from_fresh,))]
     place = np.arange(total + 1)
     group = (place[:, None] - 1) // num_responses == np.arange(num_queries)
     return assemble(
-        _to_room(TaskConfig(dim=d, num_responses=total), stream, plans, num_heads=4),
+        _to_room(TaskConfig(dim=d, num_responses=total), stream, plans, num_heads=len(product)),
         stream,
         embed={
             ("query", "query"): 1.0,

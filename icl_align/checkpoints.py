@@ -17,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from icl_align.config import Config, ConfigError
+from icl_align.training import TrainState, init_state
+
 
 def digest(state: Any) -> str:
     """SHA-256 over the names, shapes, types and bytes of a state's arrays."""
@@ -139,3 +142,23 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets the folder go."""
         self._manager.close()
+
+
+def newest_state(
+    run_dir: Path, config: Config, warn: Callable[[str], None]
+) -> tuple[int, TrainState]:
+    """(step, state) of a run's newest whole checkpoint, for looking at it only.
+
+    A run that has not reached its last step is reported through `warn`.
+
+    Raises:
+      ConfigError: there is no whole checkpoint yet.
+    """
+    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
+    found = checkpoints.restore_newest(init_state(config), warn)
+    checkpoints.close()
+    if found is None:
+        raise ConfigError("run_dir", run_dir, "has no whole checkpoint yet")
+    if found[0] < config.train.steps:
+        warn(f"training has reached step {found[0]} of {config.train.steps}")
+    return found

@@ -11,8 +11,17 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from icl_align.config import Config, ConfigError, allowed, check, leaves, setting
+from icl_align.config import (
+    Config,
+    ConfigError,
+    allowed,
+    check,
+    check_each,
+    leaves,
+    setting,
+)
 
 # In a checkout conf/ stands at the top level; a wheel carries it inside the package.
 _PACKAGE = Path(__file__).parent
@@ -212,7 +221,44 @@ def _jobs(parsed: list) -> Iterator[list[str]]:
         yield list(job)
 
 
+def read_options(schema: type, arguments: list[str]) -> Any:
+    """An instance of the dataclass `schema` from KEY=VALUE arguments.
+
+    Raises:
+      ConfigError: naming the argument that cannot be used, and what is allowed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    fields = {key: field for key, field, _ in leaves(schema)}
+    node = OmegaConf.structured(schema)
+    for override in parse_overrides(arguments):
+        key, text = override.key_or_group, override.input_line.partition("=")[2]
+        if key not in fields:
+            raise ConfigError(key, text, f"no such option; one of {', '.join(fields)}")
+        if override.is_sweep_override():
+            raise ConfigError(key, text, "cannot be swept here")
+        try:
+            OmegaConf.update(node, key, override.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(key, text, f"must be {allowed(fields[key])}") from error
+    return check_each(OmegaConf.to_object(node))
+
+
 # ------------------------------------------------------------------------------------------- help
+
+
+def options_help(schema: type) -> list[str]:
+    """Two lines for each option: its default and meaning, and what is allowed."""
+    lines, section = [], None
+    for key, field, default in leaves(schema):
+        name = key.rpartition(".")[0] or "run"
+        if name != section and schema is Config:
+            section = name
+            lines += ["", f"{section}"]
+        lines.append(f"  {setting(key, default):<40} {field.metadata['help']}")
+        lines.append(f"  {'':<40} {allowed(field)}")
+    return lines
 
 
 def _first_comment(file: Path) -> str:
@@ -239,14 +285,7 @@ def help_text() -> str:
         for name in names:
             comment = _first_comment(CONF / group / f"{name}.yaml")
             lines.append(f"  {plus + group + '=' + name:<36} {comment}".rstrip())
-    section = None
-    for key, field, default in leaves():
-        name = key.rpartition(".")[0] or "run"
-        if name != section:
-            section = name
-            lines += ["", f"{section}"]
-        lines.append(f"  {setting(key, default):<40} {field.metadata['help']}")
-        lines.append(f"  {'':<40} {allowed(field)}")
+    lines += options_help(Config)
     lines += ["", "Hydra's own flags: --hydra-help. Full configuration: --cfg job."]
     return "\n".join(lines)
 

@@ -226,6 +226,23 @@ class Config:
     num_seeds: int = option(1, "seeds trained at once, from seed upwards", least=1)
 
 
+@dataclasses.dataclass
+class TheoryConfig:
+    """All options of `python -m icl_align.theory`."""
+
+    run_dir: Optional[str] = option(
+        None, "compare the transformers of this run with the construction; null builds and tests it"
+    )
+    folder: Optional[str] = option(
+        None, "where results go; null is runs/theory, or theory/ in the run's folder"
+    )
+    seed: int = option(0, "seed of the random problems and of the repairs", least=0)
+    num_problems: int = option(32, "random problems for each line of the exactness table", least=1)
+    repair_steps: int = option(600, "Adam steps of every repair of a knock-out", least=1)
+    repair_seeds: int = option(1, "starts from scratch for each learning rate", least=1)
+    num_contexts: int = option(512, "contexts on which a run is compared; needs run_dir", least=8)
+
+
 def leaves(node: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """(dotted key, field, value) of every option; for a class the values are its defaults."""
     node = node() if isinstance(node, type) else node
@@ -274,15 +291,25 @@ def _is_allowed(field: dataclasses.Field, value: Any) -> bool:
     return bool(values)
 
 
+def check_each(options: Any) -> Any:
+    """Returns the dataclass `options` if every option is allowed by itself.
+
+    Raises:
+      ConfigError: naming the first key that is not, its value, and what is allowed.
+    """
+    for key, field, value in leaves(options):
+        if not _is_allowed(field, value):
+            raise ConfigError(key, value, f"must be {allowed(field)}")
+    return options
+
+
 def check(config: Config) -> Config:
     """Returns `config` if every option is allowed, alone and together.
 
     Raises:
       ConfigError: naming the first key that is not, its value, and what is allowed.
     """
-    for key, field, value in leaves(config):
-        if not _is_allowed(field, value):
-            raise ConfigError(key, value, f"must be {allowed(field)}")
+    check_each(config)
     model, loss, task = config.model, config.loss, config.task
     if model.width % model.num_heads:
         divisors = [str(n) for n in range(1, model.width + 1) if model.width % n == 0]

@@ -72,32 +72,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate_again(arguments: list[str]) -> None:
-    from icl_align.checkpoints import Checkpoints
+    from icl_align.checkpoints import newest_state
     from icl_align.curves import compute_curves
     from icl_align.files import write_json
     from icl_align.plots import save_curves_figure
-    from icl_align.run_folder import saved_config
+    from icl_align.run_folder import config_of_run
     from icl_align.terminal import Terminal
-    from icl_align.training import init_state
 
     named = [text for text in arguments if text.startswith("run_dir=")]
     overrides = [text for text in arguments if not text.startswith("run_dir=")]
-    run_dir = Path(named[-1].partition("=")[2]) if named else None
-    if run_dir is None:
+    if not named:
         raise ConfigError("run_dir", "", "name the folder of a run: run_dir=DIR")
-    trained = saved_config(run_dir)
-    if trained is None or not (run_dir / "checkpoints").is_dir():
-        raise ConfigError("run_dir", run_dir, "must be the folder of a run; it holds none")
+    run_dir = Path(named[-1].partition("=")[2])
+    trained = config_of_run(run_dir)
     config = evaluation_config(trained, overrides)
     terminal = Terminal()
-    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
-    found = checkpoints.restore_newest(init_state(trained), terminal.warn)
-    checkpoints.close()
-    if found is None:
-        raise ConfigError("run_dir", run_dir, "has no whole checkpoint yet")
-    step, state = found
-    if step < trained.train.steps:
-        terminal.warn(f"training has reached step {step} of {trained.train.steps}")
+    step, state = newest_state(run_dir, trained, terminal.warn)
     names = [text.replace("/", "_").replace(" ", "") for text in overrides]
     names += [f"step_{step}"] if step < trained.train.steps else []
     folder = run_dir / "evaluations" / ",".join(names)[:200] if names else run_dir

@@ -69,7 +69,8 @@ def gradient_descent(
     loss: str = "plackett_luce",
     score: str = "cosine",
     steps: Int[Array, ""] | int | None = None,
-) -> Predictions:
+    attempts: Int[Array, " m"] | None = None,
+) -> Float[Array, "*batch m d"]:
     """Gradient descent of a linear policy W on the ranking loss of the attempts seen so far.
 
     Each context and each number of attempts has a policy of its own, drawn as PyTorch draws
@@ -83,16 +84,18 @@ def gradient_descent(
       loss: "plackett_luce" or "bradley_terry".
       score: as in `losses.response_scores`.
       steps: overrides `config.steps`; may be traced.
+      attempts: the numbers of attempts after which answers are wanted; 0..N by default.
     """
     *batch, n, d = context.responses.shape
+    attempts = jnp.arange(n + 1) if attempts is None else attempts
     if config.init == "torch":
         draw = jnp.vectorize(
             lambda key: jax.random.uniform(stream(key, "learner"), (n + 1, d, d), minval=-1),
             signature="()->(m,d,e)",
         )
-        policies = (draw(keys) / jnp.sqrt(d)).astype(context.query.dtype)
+        policies = (draw(keys) / jnp.sqrt(d)).astype(context.query.dtype)[..., attempts, :, :]
     else:
-        policies = jnp.zeros((*batch, n + 1, d, d), context.query.dtype)
+        policies = jnp.zeros((*batch, len(attempts), d, d), context.query.dtype)
     make = optax.adam if config.optimizer == "adam" else optax.sgd
     optimizer = make(config.learning_rate)
 
@@ -100,7 +103,7 @@ def gradient_descent(
         return jnp.einsum("...mij,...j->...mi", policies, context.query)
 
     def total_loss(policies):  # a sum of independent problems: their gradients do not mix
-        return jnp.sum(ranking_losses(loss, score, answer(policies), context, jnp.arange(n + 1)))
+        return jnp.sum(ranking_losses(loss, score, answer(policies), context, attempts))
 
     def step(_, carry):
         policies, state = carry

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from icl_align.cli import USAGE_ERROR, RunError
-from icl_align.config import FREE_ON_RESUME, Config, differences, leaves, setting
+from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves, setting
 
 
 @contextlib.contextmanager
@@ -41,6 +41,18 @@ def saved_config(folder: Path) -> Config | None:
         return None
     merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
     return OmegaConf.to_object(merged)
+
+
+def config_of_run(folder: Path) -> Config:
+    """The configuration of the run in a folder that a user named as run_dir.
+
+    Raises:
+      ConfigError: the folder holds no run.
+    """
+    config = saved_config(folder)
+    if config is None or not (folder / "checkpoints").is_dir():
+        raise ConfigError("run_dir", folder, "must be the folder of a run; it holds none")
+    return config
 
 
 def from_dict(values: dict[str, Any]) -> Config:

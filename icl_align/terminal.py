@@ -63,6 +63,20 @@ class Terminal:
             self._progress.remove_task(task)
         self._task = None
 
+    def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
+        """A table with its first column to the left and the others to the right."""
+        console = self._console
+        if not console.is_terminal:  # a file or a pipe gets unbroken lines
+            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+            console = Console(highlight=False, width=max(80, sum(widths) + 3 * len(widths)))
+        console.print(title, style="italic", soft_wrap=True, markup=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        for place, name in enumerate(header):
+            table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, end="\n\n")
+
     def curves_table(self, curves: dict[str, Any]) -> None:
         """Learners x reward noise after the last attempt, one table for each quantity."""
         levels = list(curves["learners"]["transformer"])

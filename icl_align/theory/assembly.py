@@ -7,6 +7,7 @@ project's own `Transformer`; nothing else is needed to run it.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -115,7 +116,7 @@ def assemble(
     """The network that does what the plans say.
 
     Args:
-      config: its model section must have room for the plans.
+      config: its model section, with one block for each plan.
       stream: the channels.
       embed: (feature, channel) -> factor or matrix (from feature to channel).
       positions: channel -> values, one row for each token.
@@ -125,9 +126,21 @@ def assemble(
 
     Raises:
       ConfigError: the configuration is not allowed.
+      ValueError: the model has no room for the plans.
     """
     check(config)
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), _architecture(config)[1])
+    model = config.model
+    needed = {
+        "blocks": (len(plans), model.num_layers),
+        "heads": (max(len(plan.heads) for plan in plans), model.num_heads),
+        "width of a head": (head_width(stream, plans), model.width // model.num_heads),
+        "MLP units": (mlp_width(stream, plans), (model.mlp_width or 4 * model.width) * model.mlp),
+        "width": (max(place.stop for place in stream.values()), model.width),
+    }
+    for name, (least, given) in needed.items():
+        if given < least or (name == "blocks" and given != least):
+            raise ValueError(f"the plans need {name}: {least}, and the model has {given}")
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), parameter_shapes(config))
     d = config.task.dim
     features = channels(**{name: d if name in ("query", "response") else 1 for name in FEATURES})
     for (feature, channel), factor in embed.items():
@@ -141,7 +154,7 @@ def assemble(
             _write_mlp(block["mlp"], stream, plan.units)
     for channel, factor in read_out.items():
         _connect(params["read_out"]["kernel"], stream[channel], slice(0, d), factor)
-    return Network(config, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
+    return Network(config, jax.device_put(jax.tree.map(lambda leaf: leaf.astype(dtype), params)))
 
 
 def _connect(kernel: np.ndarray, source: slice, to: slice, factor: Any) -> None:
@@ -205,6 +218,16 @@ def _cached_architecture(model: tuple, dim: int, num_responses: int) -> tuple[An
     return nnx.graphdef(transformer), nnx.to_pure_dict(nnx.state(transformer, nnx.Param))
 
 
+def parameter_shapes(config: Config) -> Any:
+    """The shapes of a transformer's parameters, nested as in `TrainState.params`."""
+    return _architecture(config)[1]
+
+
+def compile_quickly(function: Callable) -> Callable:
+    """`jax.jit` without optimisation, for deep networks that run once."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def as_module(network: Network) -> Transformer:
     """The network as the module that training uses."""
     return nnx.merge(_architecture(network.config)[0], nnx.State(network.params))
@@ -221,3 +244,17 @@ def run(
     """
     with jax.default_matmul_precision("highest"):
         return as_module(network)(context, attempt_queries)
+
+
+def run_last_row(
+    network: Network,
+    context: Context,
+    attempt_queries: Float[Array, "*batch n d"] | None = None,
+) -> Float[Array, "*batch d"]:
+    """The last row of `run`, in one pass where `run` makes one for each row."""
+    transformer = as_module(network)
+    with jax.default_matmul_precision("highest"):
+        x_BTD = transformer.embedded(context, attempt_queries)
+        visible_TT = jnp.ones((x_BTD.shape[-2],) * 2, bool)
+        visible_TT = jnp.tril(visible_TT) if network.config.model.causal else visible_TT
+        return transformer.read_out(transformer.trunk(x_BTD, visible_TT)[..., -1, :])

@@ -57,8 +57,7 @@ REWARD_RANGE = 1.0  # rewards lie in [0, 1]
 class Sharpness(NamedTuple):
     """How sharply the networks tell attempts apart.
 
-    The defaults are exact to rounding wherever the rewards differ by at least `smallest_gap`. Duller
-    values let a gradient through, for training that starts from such a network.
+    The defaults are exact to rounding wherever the rewards differ by at least `smallest_gap`.
     """
 
     smallest_gap: float = 1e-6  # of two rewards; closer ones may count as equal
@@ -72,6 +71,8 @@ class Sharpness(NamedTuple):
 
 
 SHARP = Sharpness()
+# No gradient passes through SHARP; training that starts from a construction starts from this one.
+DULL = Sharpness(smallest_gap=0.05, certainty=4.0, score_range=30.0)
 
 
 def _to_room(
@@ -221,7 +222,8 @@ def plackett_luce_network(
       num_steps: k >= 1.
       query_norm: ||x||, the same for every context; `several_queries_network` takes any.
       sharpness: among others the smallest gap of two rewards. A tie is no preference to the loss,
-        but the network picks tied attempts together, as their mean.
+        but the network picks tied attempts together, as their mean, in one block; each block that
+        is so left over makes the first term once more.
       dtype: of the parameters.
     """
     d = len(policy)
@@ -267,9 +269,9 @@ def several_queries_network(
 
     a product of two things that the network holds. A linear attention would form it; here six
     softmax heads do, as a finite difference: beside the bare query's token as an attention sink,
-    the weight of an attempt is close to exp(eps x . x_q - lambda), and a seven-point stencil in eps
-    keeps the linear part. This is exact in the limit only; eps and lambda balance truncation and
-    rounding. With Q = 1 and the query itself as the fresh one this takes queries of any norm.
+    the weight of an attempt is close to exp(eps x . x_q - lambda), and a seven-point stencil in
+    eps keeps the linear part. This is exact in the limit only; eps and lambda balance truncation
+    and rounding. With Q = 1 and the query itself as the fresh one this takes queries of any norm.
 
     N blocks a step (the ranking and the product), and a last one that hands the fresh query's
     answer to the token that is read. Source: Wang et al. (2024), appendix on multiple queries,
@@ -294,7 +296,7 @@ def several_queries_network(
     # power of two, where numbers lie twice as close as above it.
     sink = 2 ** np.floor(np.log2(-np.log(float(jnp.finfo(dtype).eps) / 2))) - 0.5
     rounding = float(jnp.finfo(dtype).eps) * sink / 2
-    # Where the stencil's truncation, z^6 / 140, and its rounding, 1.8 rounding / z, add up to least.
+    # Least is the sum of the stencil's truncation, z^6 / 140, and its rounding, 1.8 rounding / z.
     epsilon = (42 * rounding) ** (1 / 7) / largest_query_norm**2
     # Worst of all is a token of another query; next the bare query's, which so attends to itself.
     slope = sharpness.per_reward * REWARD_RANGE

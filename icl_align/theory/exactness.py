@@ -1,7 +1,7 @@
 """How exactly the networks built by hand take the gradient step, and where that ends.
 
-The reference is `jax.grad` of the project's loss with respect to the policy W, in float64 throughout.
-The error is ||y_network - y_reference|| / ||y_reference|| of the updated prediction.
+The reference is `jax.grad` of the project's loss with respect to the policy W, in float64
+throughout. The error is ||y_network - y_reference|| / ||y_reference|| of the updated prediction.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from icl_align.contexts import Context
 from icl_align.losses import plackett_luce, response_scores
-from icl_align.theory.assembly import Network, run
+from icl_align.theory.assembly import Network, compile_quickly, run_last_row
 from icl_align.theory.construction import (
     SHARP,
     Sharpness,
@@ -22,6 +22,7 @@ from icl_align.theory.construction import (
     plackett_luce_network,
     several_queries_network,
 )
+from icl_align.theory.parallel import in_parallel
 
 DTYPES = ("float64", "float32")
 
@@ -47,9 +48,9 @@ def random_problem(
 ) -> Problem:
     """A generic problem: normal policies and responses, uniform rewards, a random step size.
 
-    Without `num_queries` there is one query, of norm 1, and it is the fresh one too; with it, queries
-    are N(0, I). Rewards differ by at least 1e-4 within a query. The step size is log-uniform between
-    0.001 and 0.1, over N^(1/2) and the number of queries, where k steps of descent are stable.
+    Without `num_queries` there is one query, of norm 1, and it is the fresh one too; with it,
+    queries are N(0, I). Rewards differ by at least 1e-4 within a query. The step size is
+    log-uniform between 0.001 and 0.1, over N^(1/2) and the number of queries.
     """
     shape = (num_queries or 1, num_responses)
     queries = rng.normal(size=(shape[0], dim))
@@ -79,9 +80,9 @@ def policy_descent(
     responses: Float[Array, "q n d"],
     rewards: Float[Array, "q n"],
     learning_rate: Float[Array, ""] | float,
-    num_steps: int,
+    num_steps: Int[Array, ""] | int,
 ) -> Float[Array, "d d"]:
-    """The policy after k steps of gradient descent on the summed Plackett-Luce losses of Q queries."""
+    """The policy after k steps of descent on the summed Plackett-Luce losses of Q queries."""
 
     def loss(policy):
         predictions = (queries @ policy.T)[:, None]
@@ -133,23 +134,146 @@ def relative_errors(
     dtype: str,
     build: Callable[[Problem, Any], Network] = network_for,
 ) -> Float[np.ndarray, " p"]:
-    """Error of the network of each problem; the problems have one shape and one compiled program."""
+    """Error of the network of each problem; the problems have one shape and make one program."""
     with jax.enable_x64(dtype == "float64"):
         networks = [build(problem, dtype) for problem in problems]
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(n.params for n in networks))
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), *(n.params for n in networks))
         contexts = jax.tree.map(
             lambda *leaves: jnp.stack(leaves), *(as_context(p, dtype) for p in problems)
         )
 
         def answer(params, context_and_queries):
-            return run(Network(networks[0].config, params), *context_and_queries)[-1]
+            return run_last_row(Network(networks[0].config, params), *context_and_queries)
 
-        answers = _compile_quickly(jax.vmap(answer))(params, contexts)
+        answers = compile_quickly(jax.vmap(answer))(params, contexts)
     truth = np.stack([reference(problem) for problem in problems])
     error = np.linalg.norm(np.asarray(answers, np.float64) - truth, axis=-1)
     return error / np.linalg.norm(truth, axis=-1)
 
 
-def _compile_quickly(function: Callable) -> Callable:
-    """Compiled without optimisation: deep networks that run once."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+# ----------------------------------------------------------------------------------- the table
+
+# Dimension, attempts, steps, queries (None: one query of norm 1, which is also the fresh one).
+CASES = (
+    (1, 2, 1, None),
+    (16, 2, 10, None),
+    (1, 20, 1, None),
+    (5, 20, 1, None),
+    (16, 20, 1, None),
+    (5, 8, 3, None),
+    (16, 3, 10, None),
+    (5, 6, 1, 1),
+    (5, 4, 1, 3),
+    (16, 6, 2, 2),
+    (5, 2, 10, 4),
+)
+
+
+def exactness_table(
+    seed: int, num_problems: int, progress: Callable[[float], None] = lambda fraction: None
+) -> list[dict[str, Any]]:
+    """One row for each of `CASES`: the network's size, and its largest and median errors.
+
+    Args:
+      seed: of the problems.
+      num_problems: random problems for each case, each with a policy and a step size of its own.
+      progress: called with the share that is done, in [0, 1].
+    """
+
+    def row_of(number):
+        dim, num_responses, num_steps, num_queries = CASES[number]
+        rng = np.random.default_rng([seed, number])
+        problems = [
+            random_problem(rng, dim, num_responses, num_steps, num_queries)
+            for _ in range(num_problems)
+        ]
+        model = network_for(problems[0], "float32").config.model
+        bradley_terry = num_responses == 2 and num_queries is None
+        row = {
+            "loss": "Bradley-Terry" if bradley_terry else "Plackett-Luce",
+            "queries": num_queries or 1,
+            "any_norm": num_queries is not None,
+            "attempts": num_responses,
+            "dim": dim,
+            "steps": num_steps,
+            "blocks": model.num_layers,
+            "heads": model.num_heads,
+            "mlp_width": (model.mlp_width or 0) if model.mlp else 0,
+            "width": model.width,
+        }
+        for dtype in DTYPES:
+            errors = relative_errors(problems, dtype)
+            row[dtype] = {"largest": float(errors.max()), "median": float(np.median(errors))}
+        return row
+
+    return in_parallel(row_of, range(len(CASES)), progress)
+
+
+# ---------------------------------------------------------------------------------- the limits
+
+REWARD_GAPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 3e-6, 1e-6, 7e-7, 3e-7, 1e-7, 1e-8, 0.0)
+RESPONSE_SCALES = (1.0, 10.0, 30.0, 100.0, 200.0, 500.0, 1e3, 1e4)
+QUERY_NORMS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0)
+STEP_SIZES = (1e-3, 1e-2, 3e-2, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+def limits(
+    seed: int, num_problems: int, progress: Callable[[float], None] = lambda fraction: None
+) -> dict[str, dict[str, list[float]]]:
+    """Where exactness ends: quantity -> "values" and, for each dtype, the largest errors there.
+
+    All for d = 5 and N = 6. The reward gap is that of the two best attempts; responses are scaled
+    together; queries of another norm than 1 go into the network built for 1, and (as "query norm,
+    several queries") into that for several queries of norms up to 1; step sizes are of 10 steps, at
+    the end of which descent itself no longer settles.
+    """
+
+    def problems(num_steps=1, num_queries=None):
+        rng = np.random.default_rng([seed, 10**6])
+        return [random_problem(rng, 5, 6, num_steps, num_queries) for _ in range(num_problems)]
+
+    def with_gap(problem, gap):
+        best, second = np.argsort(-problem.rewards[0])[:2]
+        rewards = np.array(problem.rewards) / 2
+        # Rewards that float32 holds exactly, so that the gap is the same in both.
+        rewards[0, second] = 0.75
+        rewards[0, best] = 0.75 + gap
+        return problem._replace(rewards=rewards.astype(np.float32).astype(np.float64))
+
+    def with_scale(problem, scale):
+        return problem._replace(responses=scale * problem.responses, learning_rate=0.01)
+
+    def with_norm(problem, norm):
+        return problem._replace(queries=norm * problem.queries, fresh=norm * problem.fresh)
+
+    def with_step(problem, size):
+        return problem._replace(learning_rate=size)
+
+    def for_norm_one(problem, dtype):
+        unit = with_norm(problem, 1 / np.linalg.norm(problem.fresh))
+        return network_for(unit, dtype)
+
+    def for_norms_up_to_one(problem, dtype):
+        return several_queries_network(
+            problem.policy, problem.learning_rate, 1, 6, largest_query_norm=1.0, dtype=dtype
+        )
+
+    single, ten_steps = problems(), problems(num_steps=10)
+    sweeps = {
+        "reward gap": (REWARD_GAPS, single, with_gap, network_for),
+        "scale of the responses": (RESPONSE_SCALES, single, with_scale, network_for),
+        "query norm": (QUERY_NORMS, single, with_norm, for_norm_one),
+        "query norm, several queries": (QUERY_NORMS, single, with_norm, for_norms_up_to_one),
+        "step size, 10 steps": (STEP_SIZES, ten_steps, with_step, network_for),
+    }
+
+    def errors_of(sweep):
+        values, base, change, build = sweep
+        result = {"values": list(values)}
+        for dtype in DTYPES:
+            changed = [change(problem, value) for value in values for problem in base]
+            errors = relative_errors(changed, dtype, build).reshape(len(values), -1)
+            result[dtype] = errors.max(axis=1).tolist()
+        return result
+
+    return dict(zip(sweeps, in_parallel(errors_of, list(sweeps.values()), progress), strict=True))

@@ -11,7 +11,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from icl_align.config import (
     Config,
@@ -191,10 +191,11 @@ def check_command_line(arguments: list[str]) -> None:
         compose_config(job)
     for override in parsed:
         if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir"):
-            _check_folder(override.key_or_group, str(override.value()))
+            check_folder(override.key_or_group, str(override.value()))
 
 
-def _check_folder(key: str, value: str) -> None:
+def check_folder(key: str, value: str) -> None:
+    """Raises ConfigError where no folder is and none can be made."""
     folder = Path(value)
     existed = folder.exists()
     try:
@@ -232,10 +233,19 @@ def read_options(schema: type, arguments: list[str]) -> Any:
 
     fields = {key: field for key, field, _ in leaves(schema)}
     node = OmegaConf.structured(schema)
+    texts = [argument.partition("=") for argument in arguments]
+    for key, equals, text in texts:  # a path may hold what the grammar of overrides would read
+        if equals and key in fields and fields[key].type == Optional[str] and text != "null":
+            if not text:
+                raise ConfigError(key, text, "must not be empty")
+            OmegaConf.update(node, key, text)
+            arguments = [argument for argument in arguments if argument != f"{key}={text}"]
     for override in parse_overrides(arguments):
         key, text = override.key_or_group, override.input_line.partition("=")[2]
         if key not in fields:
             raise ConfigError(key, text, f"no such option; one of {', '.join(fields)}")
+        if override.is_add() or override.is_delete():
+            raise ConfigError(override.input_line.partition("=")[0], text, f"write {key}=VALUE")
         if override.is_sweep_override():
             raise ConfigError(key, text, "cannot be swept here")
         try:

@@ -325,9 +325,7 @@ class Transformer(nnx.Module):
         num_tokens, num_responses = x_BTD.shape[-2], context.rewards.shape[-1]
         every = TOKEN_LAYOUTS[self.tokens].tokens_per_attempt
         if self.causal or self.sees_future:
-            visible_TT = jnp.ones((num_tokens, num_tokens), bool)
-            visible_TT = jnp.tril(visible_TT) if self.causal else visible_TT
-            x_BND = self.trunk(x_BTD, visible_TT)[..., ::every, :]
+            x_BND = self.trunk(x_BTD, self.visible(num_tokens))[..., ::every, :]
         else:
             x_BND = self._bidirectional(x_BTD, every * jnp.arange(num_responses + 1))
         return self.read_out(x_BND)
@@ -350,6 +348,11 @@ class Transformer(nnx.Module):
                 f"the transformer has {self.positions.shape[0]}"
             )
         return x_BTD + self.positions[:num_tokens]
+
+    def visible(self, num_tokens: int) -> Bool[Array, "t t"]:
+        """Entry [i, j] says whether token i may see token j in one pass over all tokens."""
+        visible_TT = jnp.ones((num_tokens, num_tokens), bool)
+        return jnp.tril(visible_TT) if self.causal else visible_TT
 
     def _bidirectional(
         self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n_plus_1"]

@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icl_align.cli import one_line_errors, options_help, read_options
-from icl_align.config import TheoryConfig
+from icl_align.cli import check_folder, one_line_errors, options_help, read_options
+from icl_align.config import ConfigError, TheoryConfig, leaves
 
-# Mended: at most this many times the error of the same repair of the intact network.
-MENDED = 1.5
 REPAIR_SIZE = {"dim": 2, "num_responses": 3}  # of the networks that are repaired
 
 
@@ -24,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with one_line_errors():
         options = read_options(TheoryConfig, arguments)
+        _refuse_without_effect(options)
         if options.run_dir is None:
             _build_and_test(options)
         else:
@@ -40,13 +39,28 @@ def _save(folder: Path, name: str, content: Any, figure: Any) -> None:
     partial.replace(folder / f"{name}.png")
 
 
+def _usable_folder(folder: str) -> Path:
+    check_folder("folder", folder)
+    return Path(folder)
+
+
+def _refuse_without_effect(options: TheoryConfig) -> None:
+    """Raises ConfigError for an option that the other mode of the command reads."""
+    with_run, without = ("num_contexts",), ("seed", "num_problems", "repair_steps", "repair_seeds")
+    unread, reason = (without, "with") if options.run_dir is not None else (with_run, "without")
+    for key, field, value in leaves(options):
+        if key in unread and value != field.default:
+            raise ConfigError(key, value, f"has no effect {reason} run_dir")
+
+
 def _build_and_test(options: TheoryConfig) -> None:
     from icl_align.terminal import Terminal
     from icl_align.theory.exactness import exactness_table, limits
     from icl_align.theory.figures import knock_outs_figure, limits_figure
     from icl_align.theory.knock_outs import knock_out_table
 
-    folder, terminal = Path(options.folder or "runs/theory"), Terminal()
+    terminal = Terminal()
+    folder = _usable_folder(options.folder or "runs/theory")
 
     def bar(name):
         return lambda share: terminal.progress(name, 100 * share, 100.0)
@@ -83,11 +97,9 @@ def exactness_cells(rows: list[dict[str, Any]], num_problems: int) -> tuple[str,
     header = ["loss", "queries", "attempts", "dim", "steps", "blocks", "heads", "MLP", "width",
               "paper: blocks x heads", "float64", "float32"]  # fmt: skip
 
-    def paper(row):
-        if row["any_norm"]:
-            return "not counted"
-        heads = 2 if row["loss"] == "Bradley-Terry" else 3
-        return f"{row['steps'] * (row['attempts'] - 1)} x {heads}"
+    def paper(row):  # it counts one step; several are as many times the blocks
+        counted = row["paper_blocks"] is not None
+        return f"{row['paper_blocks']} x {row['paper_heads']}" if counted else "not given"
 
     cells = [
         [
@@ -108,36 +120,36 @@ def exactness_cells(rows: list[dict[str, Any]], num_problems: int) -> tuple[str,
 
 def knock_out_cells(rows: list[dict[str, Any]], num_steps: int) -> tuple[str, list, list]:
     """Title, header and rows of the knock-out table, as text."""
-    repairs = ("refit", "scratch", "wide")
-    intact = {name: rows[0]["repairs"][name]["best"] for name in repairs}
+    from icl_align.theory.knock_outs import ENOUGH, MENDED, REPAIRS
 
     def mended(row):
-        names = [r for r in repairs if row["repairs"][r]["best"] <= MENDED * intact[r]]
-        return ", ".join(names) or "nothing"
+        return ", ".join(row["mended"].values()) if row["knock_out"] != "intact" else ""
 
     cells = [
         [
             row["knock_out"],
-            _share(row["as_left_larger"]),
+            _share(row["as_left_n6_d5"]),
             _share(row["as_left"]),
-            *(_share(row["repairs"][name]["best"]) for name in repairs),
-            mended(row) if row["knock_out"] != "intact" else "",
+            _share(row["repairs"]["before_refit"]),
+            *(_share(row["repairs"][name]["best"]) for name in REPAIRS),
+            mended(row),
         ]
         for row in rows
     ]
     size = "N = {num_responses}, d = {dim}".format(**REPAIR_SIZE)
-    header = ["knock-out", "as left, N = 6, d = 5", f"as left, {size}", "refit", "scratch", "wide",
-              "mended by"]  # fmt: skip
+    header = ["knock-out", "left, N = 6, d = 5", f"left, {size}", "left, dull", "refit", "scratch",
+              "wide", "mended?"]  # fmt: skip
     title = (
         f"share of the update missed (1: no update); repairs of {num_steps} Adam steps at {size}; "
-        f"mended: at most {MENDED} x the intact network's"
+        f"mended by refit, scratch, wide: at most {MENDED} x intact, "
+        f"undecided where intact misses above {ENOUGH}"
     )
     return title, header, cells
 
 
-def _share(value: float) -> str:
-    if value == float("inf"):
-        return "diverges"
+def _share(value: float | None) -> str:
+    if value is None:
+        return "not finite"
     return f"{value:.0e}" if value >= 1000 or value < 1e-3 else f"{value:.3f}"
 
 
@@ -146,6 +158,7 @@ def _compare_run(options: TheoryConfig) -> None:
 
     run_dir = Path(options.run_dir)
     config = config_of_run(run_dir)
+    folder = _usable_folder(options.folder or str(run_dir / "theory"))
     from icl_align.checkpoints import newest_state
     from icl_align.terminal import Terminal
     from icl_align.theory.figures import trained_figure
@@ -164,7 +177,6 @@ def _compare_run(options: TheoryConfig) -> None:
         terminal.stop_progress()
     for title, header, cells in trained_cells(results):
         terminal.table(title, header, cells)
-    folder = Path(options.folder) if options.folder else run_dir / "theory"
     _save(folder, "trained", results, trained_figure(results))
     terminal.say(f"written to {folder}")
 
@@ -199,7 +211,7 @@ def trained_cells(results: dict[str, Any]) -> list[tuple[str, list, list]]:
     transforms = list(next(iter(results["transforms"].values())))
     tables.append(
         (
-            "1 - cosine of the answers to rewards r and f(r); a ranker has 0",
+            "1 - cosine of the answers to rewards r and f(r); a ranker has 0, but not for 1 - r",
             ["learner", *transforms],
             [
                 [name, *(cell(results["transforms"][name][label]) for label in transforms)]
@@ -207,6 +219,16 @@ def trained_cells(results: dict[str, Any]) -> list[tuple[str, list, list]]:
             ],
         )
     )
+    picks = results["picks"]
+    ranks = [str(rank) for rank in range(1, 1 + min(6, len(picks["trained"])))]
+    tables.append(
+        (
+            "largest mean attention that a head of any layer gives to the attempt of each rank",
+            ["network", *ranks],
+            [[name, *(f"{v:.2f}" for v in row[: len(ranks)])] for name, row in picks.items()],
+        )
+    )
+    watched = ("loss", "agreement", "picks")
     probes = results["probes"]
     tables.append(
         (
@@ -220,16 +242,18 @@ def trained_cells(results: dict[str, Any]) -> list[tuple[str, list, list]]:
                 for layer, (row, control) in enumerate(
                     zip(probes["trained"], probes["untrained"], strict=True)
                 )
-            ],
+            ]
+            + [["another start", *(f"{score:z.2f}" for score in probes["another_start"])]],
         )
     )
     tables.append(
         (
-            "training from the construction: before -> after",
+            "training from the construction, before -> after; the loss at its optimum is "
+            + (f"{optimum:.3f}" if (optimum := results["training"]["optimum"]) else "not defined"),
             ["start", "loss", "agreement with the step", "attention to the best remaining"],
             [
-                [name, *(f"{rows[0][k]:.3f} -> {rows[-1][k]:.3f}" for k in rows[0] if k != "step")]
-                for name, rows in results["training"].items()
+                [name, *(f"{rows[0][k]:.3f} -> {rows[-1][k]:.3f}" for k in watched)]
+                for name, rows in results["training"]["starts"].items()
             ],
         )
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -255,6 +254,5 @@ def run_last_row(
     transformer = as_module(network)
     with jax.default_matmul_precision("highest"):
         x_BTD = transformer.embedded(context, attempt_queries)
-        visible_TT = jnp.ones((x_BTD.shape[-2],) * 2, bool)
-        visible_TT = jnp.tril(visible_TT) if network.config.model.causal else visible_TT
+        visible_TT = transformer.visible(x_BTD.shape[-2])
         return transformer.read_out(transformer.trunk(x_BTD, visible_TT)[..., -1, :])

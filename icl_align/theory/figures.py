@@ -53,6 +53,7 @@ def knock_outs_figure(rows: list[dict[str, Any]]) -> Figure:
     }
     for number, (label, (color, values)) in enumerate(series.items()):
         x = np.arange(len(rows)) + 0.2 * (number - 1.5)
+        values = [np.inf if value is None else value for value in values]
         axes.bar(x, np.clip(values, None, highest), 0.2, color=color, label=label)
         for place, value in zip(x, values, strict=True):
             if value > highest:
@@ -132,18 +133,18 @@ def trained_figure(results: dict[str, Any]) -> Figure:
     figure.colorbar(image, ax=panels[1, 1], shrink=0.8)
 
     axes = panels[1, 2]
-    for (name, rows), color in zip(results["training"].items(), COLORS, strict=False):
+    for (name, rows), color in zip(results["training"]["starts"].items(), COLORS, strict=False):
         x = [max(row["step"], 0.5) for row in rows]
         axes.semilogx(x, [row["picks"] for row in rows], "o-", ms=3, color=color, label=name)
     axes.set_xlabel("training step (first: before training)")
-    axes.set_ylabel("attention to the best remaining")
+    axes.set_ylabel("attention to each rank by its best head")
     axes.set_title("Training from the construction", fontsize=9)
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
     _clean(axes)
 
     for axes, name in zip(panels[2], ("trained", "untrained", "constructed"), strict=True):
-        maps = np.array(results["attention"][name])
+        maps = np.array(results["attention"][name])[0]  # the first seed
         heads, ranks = maps.shape[1:]
         shown = min(MOST_RANKS, ranks)
         if name == "constructed":

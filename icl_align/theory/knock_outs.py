@@ -9,9 +9,11 @@ over generic contexts (queries of norm 1, normal responses, uniform rewards): 0 
 step, 1 for a network that leaves the prediction y_0 = W x where it was.
 
 Three repairs by gradient descent on the same target tell "this construction needs it" from "no
-network of this size does it": refitting what is left of the constructed weights, training the
-same architecture from scratch, and training a wider one that lacks the same part. Each is to be
-compared with the same repair of the intact network: so far this much training gets at all.
+network of this size does it", as far as training of this length can: refitting what is left of
+the constructed weights, training the same architecture from scratch, and training a wider one
+(never a deeper one) that lacks the same part. Each is compared with the same repair of the intact
+network. What is left is measured for the sharp network; the refit starts from what is left of the
+dull one, as no gradient passes through the sharp one's attention.
 """
 
 import dataclasses
@@ -40,15 +42,25 @@ from icl_align.theory.parallel import in_parallel
 from icl_align.training import build_transformer
 
 LEARNING_RATE = 0.2  # of the gradient step that is the target
+REPAIRS = ("refit", "scratch", "wide")
 BATCH_SIZE = 64
 POOL, HELD_OUT = 2**16, 2**13  # contexts to train on; half of the held out choose, half judge
 # Peak rates of Adam; of each repair the best by a validation sample counts.
-REFIT_RATES, SCRATCH_RATES, WIDE_RATES = (1e-4, 1e-3), (1e-2, 3e-2), (3e-3, 1e-2)
-WIDE = {"width": 32, "activation": "gelu"}
+REFIT_RATES, SCRATCH_RATES, WIDE_RATES = (1e-4, 1e-3, 1e-2), (1e-2, 3e-2), (3e-3, 1e-2)
+WIDE_WIDTH = 32
+# A repair mends when it ends below MENDED times the same repair of the intact network. Where that
+# one misses more than ENOUGH, training was too short to tell.
+MENDED, ENOUGH = 1.5, 0.25
 
 
 def knock_outs(num_responses: int) -> dict[str, dict[str, Any]]:
-    """Name -> what is changed in the constructed network's `ModelConfig`."""
+    """Name -> what is changed in the constructed network's `ModelConfig`.
+
+    Raises:
+      ValueError: for fewer than three attempts, where there is no block to spare.
+    """
+    if num_responses < 3:
+        raise ValueError(f"knock-outs need at least 3 attempts, not {num_responses}")
     return {
         "intact": {},
         "linear_attn": {"attention": "linear"},
@@ -73,14 +85,15 @@ def knock_out(network: Network, **changes: Any) -> Network:
     return Network(config, _keep_what_fits(parameter_shapes(config), network.params, dtype))
 
 
-def _keep_what_fits(shapes: Any, known: Any, dtype: Any, name: str = "") -> Any:
+def _keep_what_fits(shapes: Any, known: Any, dtype: Any, name: str | int = "") -> Any:
     if isinstance(shapes, dict):
         return {
-            name: _keep_what_fits(part, known.get(name, {}), dtype, name)
-            for name, part in shapes.items()
+            part: _keep_what_fits(shape, known.get(part, {}), dtype, part)
+            for part, shape in shapes.items()
         }
-    added = jnp.ones if name == "scale" else jnp.zeros
-    return known if isinstance(known, jax.Array) else added(shapes.shape, dtype)
+    if isinstance(known, jax.Array) and known.shape == shapes.shape:
+        return known
+    return (jnp.ones if name == "scale" else jnp.zeros)(shapes.shape, dtype)
 
 
 def initial_params(config: Config, seeds: Sequence[int]) -> Any:
@@ -168,8 +181,8 @@ def make_repair(
     )
 
 
-def error_as_left(name: str, dim: int, num_responses: int, seed: int) -> float:
-    """Share missed by a knock-out of the sharp network, in float64; infinite where it overflows."""
+def error_as_left(name: str, dim: int, num_responses: int, seed: int) -> float | None:
+    """Share missed by a knock-out of the sharp network, in float64; None where it is not finite."""
     with jax.enable_x64(True):
         policy = _policy(dim, seed)
         held_out = sample_steps(jax.random.key(seed), policy, num_responses, HELD_OUT)
@@ -178,8 +191,11 @@ def error_as_left(name: str, dim: int, num_responses: int, seed: int) -> float:
         )
         config, params = knock_out(sharp, **knock_outs(num_responses)[name])
         missed = compile_quickly(lambda params: shares_missed(Network(config, params), held_out))
-        error = float(missed(params)[1])
-    return error if np.isfinite(error) else float("inf")
+        return _finite(missed(params)[1])
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _policy(dim: int, seed: int) -> Float[Array, "d d"]:
@@ -189,8 +205,11 @@ def _policy(dim: int, seed: int) -> Float[Array, "d d"]:
 
 def repairs(
     name: str, dim: int, num_responses: int, num_steps: int, num_seeds: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """The three repairs of a knock-out: the best start's share missed, and those of all starts."""
+) -> dict[str, Any]:
+    """The three repairs of a knock-out: the best start's share missed, and those of all starts.
+
+    "before_refit" is the share that the dull network misses, from which the refit starts.
+    """
     policy = _policy(dim, seed)
     held_out_key, pool_key, start_key = jax.random.split(jax.random.key(seed), 3)
     held_out = sample_steps(held_out_key, policy, num_responses, HELD_OUT)
@@ -198,7 +217,7 @@ def repairs(
     dull = plackett_luce_network(np.asarray(policy), LEARNING_RATE, num_responses, sharpness=DULL)
     dull = knock_out(dull, **knock_outs(num_responses)[name])
     same = dull.config
-    wider = dataclasses.replace(same.model, **WIDE)
+    wider = dataclasses.replace(same.model, width=WIDE_WIDTH)
     wider.mlp_width = 4 * wider.width if wider.mlp else None
     wide = dataclasses.replace(same, model=wider)
     seeds = range(seed, seed + num_seeds)
@@ -210,8 +229,8 @@ def repairs(
         return np.asarray(compile_quickly(missed)(params)).T
 
     def summary(validation, test):
-        validation, test = (np.where(np.isfinite(x), x, np.inf) for x in (validation, test))
-        return {"best": float(test[np.argmin(validation)]), "all": test.tolist()}
+        best = np.argmin(np.where(np.isfinite(validation), validation, np.inf))
+        return {"best": _finite(test[best]), "all": [_finite(value) for value in test]}
 
     def each_with(params, rates):
         many = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(rates)), params)
@@ -222,11 +241,25 @@ def repairs(
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), refits, scratch)
     validation, test = train(same, both, [*REFIT_RATES, *rates])
     cut = len(REFIT_RATES)
+    before = compile_quickly(lambda one: shares_missed(Network(same, one), held_out))(dull.params)
     return {
+        "before_refit": _finite(before[1]),
         "refit": summary(validation[:cut], test[:cut]),
         "scratch": summary(validation[cut:], test[cut:]),
         "wide": summary(*train(wide, *each_with(initial_params(wide, seeds), WIDE_RATES))),
     }
+
+
+def mended_by(row: dict[str, Any], intact: dict[str, Any]) -> dict[str, str]:
+    """Repair -> "yes", "no" or "undecided", for a row of the table and that of "intact"."""
+
+    def verdict(name):
+        reached, possible = row["repairs"][name]["best"], intact["repairs"][name]["best"]
+        if possible is None or possible > ENOUGH:
+            return "undecided"
+        return "yes" if reached is not None and reached <= MENDED * possible else "no"
+
+    return {name: verdict(name) for name in REPAIRS}
 
 
 def knock_out_table(
@@ -251,8 +284,9 @@ def knock_out_table(
         return {
             "knock_out": name,
             "as_left": error_as_left(name, dim, num_responses, seed),
-            "as_left_larger": error_as_left(name, 5, 6, seed),
+            "as_left_n6_d5": error_as_left(name, 5, 6, seed),
             "repairs": repairs(name, dim, num_responses, num_steps, num_seeds, seed),
         }
 
-    return in_parallel(row, list(knock_outs(num_responses)), progress)
+    rows = in_parallel(row, list(knock_outs(num_responses)), progress)
+    return [row | {"mended": mended_by(row, rows[0])} for row in rows]

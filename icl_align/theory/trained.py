@@ -4,12 +4,13 @@ Compares the transformers of a finished run with the gradient step, on contexts 
 has seen: what they answer, how their answers depend on the responses, what their layers hold, what
 their heads attend to, and whether training stays with the construction when it starts there.
 
-Only directions are compared: the cosine loss leaves the norm of an answer free. The constructed
+Only directions are compared, as the cosine loss leaves the norm of an answer free. The constructed
 network starts at the policy W = 0, where the direction of one step depends neither on the step size
 nor on the norm of the query.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from icl_align.contexts import (
 from icl_align.learners import (
     best_attempt,
     gradient_descent,
+    gradient_descent_steps,
     least_squares,
     plackett_luce_optimum,
     weighted_average,
@@ -41,12 +43,13 @@ from icl_align.training import TrainState, init_state, make_chunk, make_optimize
 Answer = Callable[[Context, Any], Float[Array, "b d"]]
 
 ATTEMPTS = (2, 5, 10, 20)  # numbers of attempts at which answers are compared
-PROBED_STEPS = (0, 1, 2, 5, 10, 20, 50)  # iterates of gradient descent that probes look for
+PROBED_STEPS = (1, 2, 5, 10, 20, 50)  # iterates of gradient descent that probes look for
 SLOW = 1 / 30  # of the run's learning rate, in training from the construction
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "r^3": lambda r: r**3,
     "sqrt r": jnp.sqrt,
     "1 - (1 - r)^3": lambda r: 1 - (1 - r) ** 3,
+    "1 - r": lambda r: 1 - r,  # the control: it turns the ranking round, and must move a ranker
 }
 
 
@@ -69,11 +72,17 @@ def plain_descent(num_steps: int, learning_rate: float) -> GradientDescentConfig
 
 
 def _last_answer(
-    contexts: Context, options: GradientDescentConfig, keys: Any, score: str = "cosine"
+    contexts: Context, options: GradientDescentConfig, keys: Any, score: str
 ) -> Float[Array, "b d"]:
     """Gradient descent's answer after all attempts."""
     last = jnp.array([contexts.rewards.shape[-1]])
     return gradient_descent(contexts, options, keys, score=score, attempts=last)[..., 0, :]
+
+
+def _published_descent(config: Config) -> GradientDescentConfig:
+    """The run's `gradient_descent`, with the steps that its reward noise asks for."""
+    steps = int(gradient_descent_steps(config.gradient_descent, config.task.reward_noise))
+    return dataclasses.replace(config.gradient_descent, steps=steps)
 
 
 def tuned_learning_rate(config: Config, num_steps: int) -> float:
@@ -82,10 +91,10 @@ def tuned_learning_rate(config: Config, num_steps: int) -> float:
     Out of 16 between 0.001 and 1, on contexts apart from those of the comparison.
     """
     contexts, keys = held_out(config, 256, start=10**6)
-    target = _last_answer(contexts, config.gradient_descent, keys)
+    target = _last_answer(contexts, _published_descent(config), keys, config.loss.score)
 
-    @jax.jit
-    def agreement(rate):
+    @jax.jit  # the contexts are arguments, as constants they would be folded for seconds
+    def agreement(rate, contexts, keys, target):
         descent = dataclasses.replace(plain_descent(num_steps, 1.0), learning_rate=rate)
         answer = _last_answer(contexts, descent, keys, "negative_squared_distance")
         # A rate at which descent diverges is no candidate.
@@ -93,7 +102,7 @@ def tuned_learning_rate(config: Config, num_steps: int) -> float:
         return jnp.mean(jnp.where(jnp.isfinite(cosines), cosines, -1.0))
 
     rates = np.geomspace(1e-3, 1.0, 16)
-    return float(rates[np.argmax([agreement(rate) for rate in rates])])
+    return float(rates[np.argmax([agreement(rate, contexts, keys, target) for rate in rates])])
 
 
 def held_out(config: Config, count: int, start: int = 0) -> tuple[Context, Any]:
@@ -111,7 +120,7 @@ def learners(config: Config, params: Any, untrained: Any) -> dict[str, Answer]:
       untrained: the same before training.
     """
     step = constructed_step(config)
-    rate = tuned_learning_rate(config, 32)
+    rate, published = tuned_learning_rate(config, 32), _published_descent(config)
 
     def transformer(params, contexts, keys):
         network = Network(config, params)
@@ -125,7 +134,7 @@ def learners(config: Config, params: Any, untrained: Any) -> dict[str, Answer]:
         return lambda contexts, keys: learner(contexts)[..., -1, :]
 
     def descent(contexts, keys):
-        return _last_answer(contexts, config.gradient_descent, keys)
+        return _last_answer(contexts, published, keys, config.loss.score)
 
     def plain(contexts, keys):
         return _last_answer(contexts, plain_descent(32, rate), keys, "negative_squared_distance")
@@ -137,14 +146,16 @@ def learners(config: Config, params: Any, untrained: Any) -> dict[str, Answer]:
         "constructed, 1 step": lambda contexts, keys: run_last_row(step, contexts),
         "plain descent, 32 steps": plain,
         "gradient_descent": descent,
-        "plackett_luce_optimum": after_all(plackett_luce_optimum),
+        "plackett_luce_optimum": after_all(
+            functools.partial(plackett_luce_optimum, score=config.loss.score)
+        ),
         "best_attempt": after_all(best_attempt),
         "weighted_average": after_all(weighted_average),
         "least_squares": after_all(least_squares),
     }
 
 
-def mean_with_interval(values: Float[np.ndarray, " b"]) -> dict[str, float]:
+def mean_with_interval(values: Float[Array | np.ndarray, " b"]) -> dict[str, float]:
     """Mean over contexts, and half the width of its 95% interval."""
     values = np.asarray(values, np.float64)
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
@@ -229,32 +240,35 @@ def reaction_to_transforms(
 # -------------------------------------------------------------------------------------- inside
 
 
-def _visible(network: Network, num_tokens: int) -> Any:
-    visible = jnp.ones((num_tokens, num_tokens), bool)
-    return jnp.tril(visible) if network.config.model.causal else visible
-
-
 def read_token_by_layer(
     network: Network, contexts: Context
 ) -> Float[Array, "layers_plus_1 b width"]:
     """The token that is read after all attempts: before the first block and after each block."""
     transformer = as_module(network)
     tokens = transformer.embedded(contexts)
-    stream = transformer.trunk.residual_stream(tokens, _visible(network, tokens.shape[-2]))
+    stream = transformer.trunk.residual_stream(tokens, transformer.visible(tokens.shape[-2]))
     return jnp.stack([layer[:, -1] for layer in stream])
 
 
-def attention_by_rank(network: Network, contexts: Context) -> Float[Array, "layers h n"]:
+def attention_by_rank(
+    network: Network, shown: Context, rewards: Float[Array, "b n"]
+) -> Float[Array, "layers h n"]:
     """Mean attention of the token that is read to the attempt of each rank, best first.
 
-    What is missing to 1 goes to the bare query's token.
+    For softmax, what is missing to 1 goes to the bare query's token. The three tokens of an attempt
+    in interleaved tokens are taken together.
+
+    Args:
+      network: its weights.
+      shown: the contexts as the network reads them.
+      rewards: by which attempts are ranked; not those shown where a control hides or shuffles them.
     """
     transformer = as_module(network)
-    tokens = transformer.embedded(contexts)
-    visible = _visible(network, tokens.shape[-2])
+    tokens = transformer.embedded(shown)
+    visible = transformer.visible(tokens.shape[-2])
     stream = transformer.trunk.residual_stream(tokens, visible)
-    n = contexts.rewards.shape[-1]
-    order = jnp.argsort(-contexts.rewards, axis=-1)
+    n = rewards.shape[-1]
+    order = jnp.argsort(-rewards, axis=-1)
     layers = []
     for block, layer in zip(transformer.trunk.blocks, stream, strict=False):
         maps = block.attention.weights(block.attention_input(layer), visible)[:, :, -1]
@@ -288,19 +302,24 @@ def probes(config: Config, params: Any, untrained: Any, num_contexts: int) -> di
     """Held-out scores of linear probes from each layer to the directions of descent's iterates.
 
     The descent is the run's `gradient_descent`; its random starting policy is nothing that a
-    transformer could know, so that early iterates have low scores whatever a layer holds.
+    transformer could know, so that early iterates have low scores whatever a layer holds. How low
+    says the probe from the same iterate of a descent with another start.
 
     Returns:
-      "steps", and for "trained" and "untrained" a table [layers + 1, steps], mean over seeds.
+      "steps"; "another_start", [steps]; and for "trained" and "untrained" a table
+      [layers + 1, steps], mean over seeds.
     """
     contexts, keys = held_out(config, num_contexts)
     shown = shown_to_transformer(config.task, contexts, keys)
 
-    def iterate(steps):
-        options = dataclasses.replace(config.gradient_descent, steps=steps)
-        return np.asarray(normalize(_last_answer(contexts, options, keys)))
+    other_keys = held_out(config, num_contexts, start=2 * 10**6)[1]
 
-    targets = [iterate(steps) for steps in PROBED_STEPS]
+    def iterate(steps, keys):
+        options = dataclasses.replace(config.gradient_descent, steps=steps)
+        return np.asarray(normalize(_last_answer(contexts, options, keys, config.loss.score)))
+
+    targets = [iterate(steps, keys) for steps in PROBED_STEPS]
+    others = [iterate(steps, other_keys) for steps in PROBED_STEPS]
 
     @jax.jit
     def layers(params):
@@ -315,6 +334,7 @@ def probes(config: Config, params: Any, untrained: Any, num_contexts: int) -> di
 
     return {
         "steps": list(PROBED_STEPS),
+        "another_start": [probe(*pair) for pair in zip(others, targets, strict=True)],
         "trained": scores(params),
         "untrained": scores(untrained),
     }
@@ -322,23 +342,37 @@ def probes(config: Config, params: Any, untrained: Any, num_contexts: int) -> di
 
 def attention_maps(
     config: Config, params: Any, untrained: Any, num_contexts: int
-) -> dict[str, Any]:
-    """Attention by rank of the first trained seed, untrained, and constructed: [layers, h, n]."""
+) -> dict[str, list[Any]]:
+    """Attention by rank of trained, untrained and constructed networks: [seeds, layers, h, n]."""
     contexts, keys = held_out(config, num_contexts)
     shown = shown_to_transformer(config.task, contexts, keys)
+    step = constructed_step(config)
 
-    def of(network, contexts):
-        program = jax.jit(lambda p: attention_by_rank(Network(network.config, p), contexts))
-        return np.asarray(program(network.params)).tolist()
+    def of(config, params, shown):
+        def all_seeds(params, shown, rewards):
+            def one_seed(params):
+                return attention_by_rank(Network(config, params), shown, rewards)
 
-    def first(params):
-        return Network(config, jax.tree.map(lambda leaf: leaf[0], params))
+            return jax.vmap(one_seed)(params)
+
+        return np.asarray(jax.jit(all_seeds)(params, shown, contexts.rewards)).tolist()
 
     return {
-        "trained": of(first(params), shown),
-        "untrained": of(first(untrained), shown),
-        "constructed": of(constructed_step(config), contexts),
+        "trained": of(config, params, shown),
+        "untrained": of(config, untrained, shown),
+        "constructed": of(
+            step.config, jax.tree.map(lambda leaf: leaf[None], step.params), contexts
+        ),
     }
+
+
+def picks_by_rank(maps: Float[Array | np.ndarray, "*seeds layers h n"]) -> Float[Array, "*seeds n"]:
+    """For each rank the largest mean attention that any head of any layer gives to it.
+
+    1 at every rank but the last for the construction, which picks the best remaining attempt in
+    turn; 1 / (n + 1) for a network that attends to all tokens alike.
+    """
+    return jnp.max(jnp.asarray(maps), axis=(-3, -2))
 
 
 # ------------------------------------------------------------------------- training from it
@@ -357,8 +391,9 @@ def training_from_the_construction(
     of "agreement" is the gradient step that the construction takes.
 
     Returns:
-      start -> rows of step, loss, agreement (cosine with the gradient step), picks (attention of
-      head 1 in block l to the attempt of rank l, mean over blocks).
+      "optimum", the least loss that any answers reach (None where the loss has none to find), and
+      "starts": start -> rows of step, loss, agreement (cosine with the gradient step) and picks
+      (`picks_by_rank`, mean over the ranks 1 to N - 1). Rows end where training diverges.
     """
     rate = 0.1
     task = dataclasses.replace(config.task, num_responses=num_responses, unit_norm_queries=True)
@@ -372,17 +407,18 @@ def training_from_the_construction(
     model = build(SHARP).config.model
     own = Config(task=task, model=model, loss=loss, train=train, seed=config.seed)
     contexts, keys = held_out(own, 512)
+    shown = shown_to_transformer(task, contexts, keys)
     step = _last_answer(contexts, plain_descent(1, rate), keys, "negative_squared_distance")
 
     @jax.jit
-    def judge(params):
+    def judge(params, contexts, shown, step):
         network = Network(own, params)
-        predictions = as_module(network)(contexts)
-        maps = attention_by_rank(network, contexts)[:, 0]
+        predictions = as_module(network)(shown)
+        maps = attention_by_rank(network, shown, contexts.rewards)
         return {
             "loss": training_loss(loss, predictions, contexts),
             "agreement": jnp.mean(cosine_similarity(predictions[:, -1], step)),
-            "picks": jnp.mean(jnp.diagonal(maps)),
+            "picks": jnp.mean(picks_by_rank(maps)[:-1]),
         }
 
     looks = sorted({0, *np.geomspace(1, num_steps, 9).astype(int).tolist()})
@@ -393,23 +429,33 @@ def training_from_the_construction(
         "dull, slow": (build(DULL), SLOW),
         "initialised": (None, 1.0),
     }
+    slow = dataclasses.replace(train, learning_rate=SLOW * train.learning_rate)
+    options = {1.0: train, SLOW: slow}
+    chunks = {
+        pace: make_chunk(dataclasses.replace(own, train=given), num_steps)
+        for pace, given in options.items()
+    }
     rows: dict[str, Any] = {}
     for place, (name, (network, pace)) in enumerate(starts.items()):
-        slowed = dataclasses.replace(train, learning_rate=pace * train.learning_rate)
-        this = dataclasses.replace(own, train=slowed)
-        chunk, state = make_chunk(this, num_steps), init_state(this)
+        chunk, state = chunks[pace], init_state(own)
         if network is not None:
             params = jax.tree.map(lambda leaf: leaf[None], network.params)
-            opt_state = jax.vmap(make_optimizer(slowed).init)(params)
+            opt_state = jax.vmap(make_optimizer(options[pace]).init)(params)
             state = TrainState(params, opt_state, state.step)
         rows[name] = []
         for before, after in zip([0, *looks], looks, strict=False):
             if after > before:
                 state, _ = chunk(state, after - before)
-            values = judge(jax.tree.map(lambda leaf: leaf[0], state.params))
+            values = judge(jax.tree.map(lambda leaf: leaf[0], state.params), contexts, shown, step)
+            if not all(map(np.isfinite, values.values())):
+                break  # diverged: the rows end here
             rows[name].append({"step": after} | {key: float(v) for key, v in values.items()})
             progress((place + after / num_steps) / len(starts))
-    return rows
+    best = None
+    if loss.name == "plackett_luce":
+        optimum = plackett_luce_optimum(contexts, loss.score)
+        best = float(training_loss(loss, optimum, contexts))
+    return {"optimum": best, "starts": rows}
 
 
 # ---------------------------------------------------------------------------------- all of it
@@ -437,6 +483,10 @@ def compare(
     results["probes"] = probes(config, state.params, untrained, 4 * num_contexts)
     progress(0.45)
     results["attention"] = attention_maps(config, state.params, untrained, num_contexts)
+    results["picks"] = {
+        name: np.mean(picks_by_rank(np.asarray(maps)), axis=0).tolist()
+        for name, maps in results["attention"].items()
+    }
     progress(0.5)
     results["training"] = training_from_the_construction(
         config, min(n, 6), config.train.steps, lambda share: progress(0.5 + share / 2)

@@ -4,15 +4,18 @@ The reference is `jax.grad` of the project's loss with respect to the policy W, 
 throughout. The error is ||y_network - y_reference|| / ||y_reference|| of the updated prediction.
 
 Inside its limits a network for one query is exact to rounding (largest error 2e-15 in float64 and
-5e-7 in float32), one for several queries to 1e-12 and 2e-5. The limits, as `limits` measures them:
+5e-7 in float32), one for several queries to 1e-12 and 2e-5. The limits, as `limits` measures them
+for d = 5 and N = 6:
 
     rewards     exact from a gap of 7e-7 on, wrong from 3e-7 down (half of `smallest_gap`, 1e-6,
-                decides); a tie is picked as one, which is not what the loss does with it
-    scores      exact while they differ by less than 1e6: responses of norms up to some 500
-    queries     one query: only the norm the network was built for (1.1 instead of 1: an error of
-                0.14). Several: norms from 0.03 to 1 times the bound; 0.01 times gives 2e-4 in
-                float32, 1.5 times 2e-4 in float32 and 9e-12 in float64
-    step sizes  none found: 10 steps of size 1, far too large to settle, give 2e-12 and 3e-5
+                decides); exact in [0, 2], wrong in [0, 3]; a tie is picked as one, which is not
+                what the loss does with it
+    scores      exact while those of two attempts differ by less than 1e6 (`score_range`): normal
+                responses scaled by 500 are exact, by 1000 wrong
+    query norm  one query: only the norm the network was built for (1.1 instead of 1: an error of
+                0.1). Several: norms from 0.03 to 1 times the bound; 0.01 times and 1.5 times give
+                2e-4 in float32
+    step sizes  none found: 10 steps of size 1, far too large to settle, give 2e-12 and 7e-6
     cancelling  several queries in float32 exceed 1e-4 where the prediction is much smaller than its
                 terms: up to 1e-3 in 200 problems with d = 1, N = 2, Q = 4 and 6 steps
 """

@@ -240,7 +240,7 @@ class TheoryConfig:
         0, "seed of the random problems and of the repairs", least=0, most=2**31 - 2**16
     )
     num_problems: int = option(32, "random problems for each line of the exactness table", least=1)
-    repair_steps: int = option(600, "Adam steps of every repair of a knock-out", least=1)
+    repair_steps: int = option(300, "Adam steps of every repair of a knock-out", least=1)
     repair_seeds: int = option(1, "starts from scratch for each learning rate", least=1, most=2**10)
     num_contexts: int = option(512, "contexts on which a run is compared; needs run_dir", least=8)
 

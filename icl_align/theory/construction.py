@@ -98,6 +98,28 @@ def _to_room(
     return Config(task=task, model=model)
 
 
+def _embed(policy: Float[np.ndarray, "d d"]) -> dict[tuple[str, str], Any]:
+    """What every network reads of a token; the prediction starts at W x, the gap at the reward."""
+    return {
+        ("query", "prediction"): policy.T,
+        ("response", "response"): 1.0,
+        ("norm", "norm"): 1.0,
+        ("reward", "gap"): 1.0,
+    }
+
+
+def _check_sizes(num_steps: int, num_responses: int = 2, num_queries: int = 1) -> None:
+    """Raises ValueError for sizes that no network has."""
+    sizes = {
+        "num_steps": (num_steps, 1),
+        "num_responses": (num_responses, 2),
+        "num_queries": (num_queries, 1),
+    }
+    for name, (given, least) in sizes.items():
+        if given < least:
+            raise ValueError(f"{name}={given}: must be at least {least}")
+
+
 def _bare_query_apart(num_tokens: int, sharpness: Sharpness) -> dict[str, np.ndarray]:
     """Positions that keep the bare query's token from being picked or averaged."""
     most_struck = num_tokens**2  # above the sum of what the blocks of one step can strike off
@@ -171,7 +193,11 @@ def bradley_terry_network(
       query_norm: ||x||, which must be the same for every context.
       sharpness: see `plackett_luce_network`.
       dtype: of the parameters.
+
+    Raises:
+      ValueError: num_steps is below 1.
     """
+    _check_sizes(num_steps)
     d = len(policy)
     stream = channels(response=d, norm=1, gap=1, prediction=d)
     rate = 2 * learning_rate * query_norm**2
@@ -186,12 +212,7 @@ def bradley_terry_network(
     return assemble(
         _to_room(TaskConfig(dim=d, num_responses=2), stream, plans, num_heads=2),
         stream,
-        embed={
-            ("query", "prediction"): policy.T,
-            ("response", "response"): 1.0,
-            ("norm", "norm"): 1.0,
-            ("reward", "gap"): 1.0,
-        },
+        embed=_embed(policy),
         positions=_bare_query_apart(3, sharpness),
         plans=plans,
         read_out={"prediction": 1.0},
@@ -225,7 +246,11 @@ def plackett_luce_network(
         but the network picks tied attempts together, as their mean, in one block; each block that
         is so left over makes the first term once more.
       dtype: of the parameters.
+
+    Raises:
+      ValueError: a size is too small.
     """
+    _check_sizes(num_steps, num_responses)
     d = len(policy)
     stream = channels(response=d, norm=1, gap=1, mask=1, prediction=d, update=d)
     rate = 2 * learning_rate * query_norm**2
@@ -236,12 +261,7 @@ def plackett_luce_network(
     return assemble(
         _to_room(TaskConfig(dim=d, num_responses=num_responses), stream, plans, num_heads=2),
         stream,
-        embed={
-            ("query", "prediction"): policy.T,
-            ("response", "response"): 1.0,
-            ("norm", "norm"): 1.0,
-            ("reward", "gap"): 1.0,
-        },
+        embed=_embed(policy),
         positions=_bare_query_apart(num_responses + 1, sharpness),
         plans=plans,
         read_out={"prediction": 1.0, "update": rate},
@@ -286,7 +306,11 @@ def several_queries_network(
       largest_query_norm: bound on the norm of all queries; far smaller ones lose precision.
       sharpness: see `plackett_luce_network`.
       dtype: of the parameters.
+
+    Raises:
+      ValueError: a size is too small.
     """
+    _check_sizes(num_steps, num_responses, num_queries)
     d, total = len(policy), num_queries * num_responses
     stream = channels(
         query=d, key_query=d, response=d, norm=1, gap=1, mask=1,
@@ -334,13 +358,7 @@ def several_queries_network(
     return assemble(
         _to_room(TaskConfig(dim=d, num_responses=total), stream, plans, num_heads=len(product)),
         stream,
-        embed={
-            ("query", "query"): 1.0,
-            ("query", "prediction"): policy.T,
-            ("response", "response"): 1.0,
-            ("norm", "norm"): 1.0,
-            ("reward", "gap"): 1.0,
-        },
+        embed=_embed(policy) | {("query", "query"): 1.0},
         positions={
             "group": group.astype(float),
             "fresh": (place == 0).astype(float),

@@ -200,7 +200,7 @@ def _finite(value: Any) -> float | None:
 
 def _policy(dim: int, seed: int) -> Float[Array, "d d"]:
     draw = np.random.default_rng(seed).normal(size=(dim, dim))
-    return jnp.asarray(draw / np.sqrt(dim), jnp.float64 if jax.config.jax_enable_x64 else None)
+    return jnp.asarray(draw / np.sqrt(dim))
 
 
 def repairs(

@@ -60,10 +60,10 @@ def first_attempts(contexts: Context, n: int) -> Context:
     )
 
 
-def constructed_step(config: Config, learning_rate: float = 0.1) -> Network:
+def constructed_step(config: Config) -> Network:
     """The constructed network for the run's task: one Plackett-Luce step from W = 0."""
     d = config.task.dim
-    return plackett_luce_network(np.zeros((d, d)), learning_rate, config.task.num_responses)
+    return plackett_luce_network(np.zeros((d, d)), 0.1, config.task.num_responses)
 
 
 def plain_descent(num_steps: int, learning_rate: float) -> GradientDescentConfig:

@@ -487,3 +487,17 @@ def test_training_s_learner_predicts_as_the_network_does(name):
     by_run = jax.jit(lambda params: run(Network(network.config, params), context))(network.params)
     np.testing.assert_allclose(by_training, by_run, rtol=1e-6, atol=1e-6)
     assert np.abs(by_run[-1] - by_run[0]).max() > 1e-3  # both moved
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda w: bradley_terry_network(w, 0.1, 0), "num_steps=0"),
+        (lambda w: plackett_luce_network(w, 0.1, 4, 0), "num_steps=0"),
+        (lambda w: plackett_luce_network(w, 0.1, 1), "num_responses=1"),
+        (lambda w: several_queries_network(w, 0.1, 0, 4), "num_queries=0"),
+    ],
+)
+def test_a_size_that_no_network_has_is_named(build, named):
+    with pytest.raises(ValueError, match=named):
+        build(np.eye(2))

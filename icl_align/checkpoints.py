@@ -91,7 +91,10 @@ class Checkpoints:
         return found
 
     def restore_newest(
-        self, template: Any, warn: Callable[[str], None] = lambda message: None
+        self,
+        template: Any,
+        warn: Callable[[str], None] = lambda message: None,
+        at_most: int | None = None,
     ) -> tuple[int, Any] | None:
         """(step, state) of the newest checkpoint that is whole; None where there is none.
 
@@ -100,10 +103,13 @@ class Checkpoints:
         Args:
           template: a state of the same structure, shapes and shardings.
           warn: called with one line for each damaged checkpoint.
+          at_most: later steps are passed over.
         """
         leaves, structure = jax.tree.flatten(template)
         abstract = {str(i): ocp.utils.to_shape_dtype_struct(leaf) for i, leaf in enumerate(leaves)}
         for step in self.steps():
+            if at_most is not None and step > at_most:
+                continue
             try:
                 restored = self._manager.restore(
                     step,

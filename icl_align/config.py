@@ -192,6 +192,10 @@ class EvaluationConfig:
         256, "contexts evaluated at once; halved by itself until they fit in memory", least=1
     )
     seed: int = option(0, "seed of the evaluation contexts, apart from the training ones", least=0)
+    own_contexts: bool = option(
+        False,
+        "every training seed has evaluation contexts of its own, so that seeds are replicates",
+    )
 
 
 @dataclasses.dataclass
@@ -350,3 +354,15 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old value, new value), wherever the two differ."""
     after = {key: value for key, _, value in leaves(new)}
     return {key: (value, after[key]) for key, _, value in leaves(old) if value != after[key]}
+
+
+# Options whose value is an argument of the compiled program: changing them compiles nothing anew.
+TRACED = ("train.learning_rate", "train.clip_norm", "task.reward_noise")
+
+
+def program_key(config: Config) -> str:
+    """Equal for configurations that can train and be evaluated as one program."""
+    free = ("wandb.", "train.keep_checkpoints")
+    parts = {key: value for key, _, value in leaves(config) if not key.startswith(free)}
+    parts |= {key: parts[key] is None for key in TRACED}
+    return repr(parts)

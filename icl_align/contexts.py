@@ -22,6 +22,8 @@ from icl_align.config import TaskConfig
 STREAMS = ("query", "policy", "corrupt_policy", "reward", "noise", "shown_rewards", "learner")
 # Numbers folded into a seed's key beside the training steps 0, 1, ... < 2^31.
 EVALUATION, INITIALISATION = 2**31, 2**31 + 1
+# Added to a training seed below 2^31 that is folded in beside context numbers below 2^31.
+OWN_CONTEXTS = 2**31
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
@@ -114,14 +116,33 @@ def training_keys(
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), batch_size)
 
 
-def evaluation_keys(seed: int, indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """The keys of evaluation contexts number `indices`; disjoint from every training key.
+def evaluation_key(seed: int, training_seed: int | None = None) -> Key[Array, ""]:
+    """The key of all evaluation contexts; disjoint from every training key.
+
+    Args:
+      seed: the evaluation's own seed.
+      training_seed: for contexts that no other training seed is evaluated on.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), jnp.uint32(EVALUATION))
+    return (
+        key
+        if training_seed is None
+        else jax.random.fold_in(key, jnp.uint32(OWN_CONTEXTS + training_seed))
+    )
+
+
+def numbered_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """The keys of evaluation contexts number `indices`.
 
     Context i is the same however the sample is split into batches, and a larger sample extends a
     smaller one.
     """
-    key = jax.random.fold_in(jax.random.key(seed), jnp.uint32(EVALUATION))
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def evaluation_keys(seed: int, indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """The keys of evaluation contexts number `indices` that all training seeds share."""
+    return numbered_keys(evaluation_key(seed), indices)
 
 
 def shown_to_transformer(

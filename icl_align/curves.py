@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from icl_align.config import LEARNERS, Config
-from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
+from icl_align.contexts import (
+    evaluation_key,
+    numbered_keys,
+    sample_contexts,
+    shown_to_transformer,
+)
 from icl_align.learners import (
     best_attempt,
     gradient_descent,
@@ -38,19 +43,22 @@ CONVERGED_GAP = 1e-2
 MEMORY_SHARE = 0.5
 
 
-def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Float[Array, ""]], Any]:
-    """A function (params, context numbers, reward noise) -> sums over that batch of contexts.
+def make_evaluate_batch(
+    config: Config,
+) -> Callable[[Any, Key[Array, ""], Int[Array, " b"], Float[Array, ""]], Any]:
+    """A function (params, key, context numbers, reward noise) -> sums over that batch of contexts.
 
-    The result holds, for each learner and quantity, the mean over the batch for each seed
-    [s, n_plus_1] and the squared deviations of the seeds' mean [n_plus_1], and the number of
-    contexts whose optimum has not converged.
+    The parameters have leading axes [c, s], configurations and seeds. The result holds, for each
+    learner and quantity, the mean over the batch for each network [c, s, n_plus_1] and the squared
+    deviations of the seeds' mean [c, n_plus_1] (c = s = 1 for a learner that is not trained), and
+    the number of contexts whose optimum has not converged.
     """
     transformer = transformer_learner(config)
     ranking = config.loss.name if config.loss.name == "bradley_terry" else "plackett_luce"
     score = config.loss.score
 
-    def evaluate_batch(params, indices, reward_noise):
-        keys = evaluation_keys(config.evaluation.seed, indices)
+    def evaluate_batch(params, key, indices, reward_noise):
+        keys = numbered_keys(key, indices)
         contexts = sample_contexts(config.task, keys, reward_noise)
         shown = shown_to_transformer(config.task, contexts, keys)
         descent = gradient_descent(
@@ -62,16 +70,19 @@ def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Floa
             steps=gradient_descent_steps(config.gradient_descent, reward_noise),
         )
         optimum = plackett_luce_optimum(contexts, score)
-        predictions = {  # leading axis: seeds
-            "transformer": jax.vmap(transformer, in_axes=(0, None))(params, shown),
-            "gradient_descent": descent[None],
-            "plackett_luce_optimum": optimum[None],
-            "best_attempt": best_attempt(contexts)[None],
-            "weighted_average": weighted_average(contexts)[None],
-            "least_squares": least_squares(contexts)[None],
+        trained = jax.vmap(jax.vmap(lambda one: transformer(one, shown)))(params)
+        predictions = {"transformer": trained} | {  # leading axes: configurations, seeds
+            name: answers[None, None]
+            for name, answers in {
+                "gradient_descent": descent,
+                "plackett_luce_optimum": optimum,
+                "best_attempt": best_attempt(contexts),
+                "weighted_average": weighted_average(contexts),
+                "least_squares": least_squares(contexts),
+            }.items()
         }
 
-        def judge(answers):  # of one seed
+        def judge(answers):  # of one network
             return {
                 "refinement_error": refinement_error(answers, contexts),
                 "regret": regret(answers, optimum, contexts, score),
@@ -79,7 +90,7 @@ def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Floa
             }
 
         sums = {
-            name: jax.tree.map(_batch_moments, jax.vmap(judge)(predictions[name]))
+            name: jax.tree.map(_batch_moments, jax.vmap(jax.vmap(judge))(predictions[name]))
             for name in LEARNERS
         }
         gap = jnp.max(optimality_gap(optimum, contexts, score), axis=-1)
@@ -90,11 +101,11 @@ def make_evaluate_batch(config: Config) -> Callable[[Any, Int[Array, " b"], Floa
 
 
 def _batch_moments(
-    values: Float[Array, "s b n_plus_1"],
-) -> tuple[Float[Array, "s n_plus_1"], Float[Array, " n_plus_1"]]:
-    over_seeds = jnp.mean(values, axis=0)
-    centred = over_seeds - jnp.mean(over_seeds, axis=0)
-    return jnp.mean(values, axis=1), jnp.sum(centred**2, axis=0)
+    values: Float[Array, "c s b n_plus_1"],
+) -> tuple[Float[Array, "c s n_plus_1"], Float[Array, "c n_plus_1"]]:
+    over_seeds = jnp.mean(values, axis=1)
+    centred = over_seeds - jnp.mean(over_seeds, axis=1, keepdims=True)
+    return jnp.mean(values, axis=2), jnp.sum(centred**2, axis=1)
 
 
 def available_memory() -> int:
@@ -110,7 +121,7 @@ class _Compiled:
 
     def __init__(self, config: Config, params: Any):
         self._function = jax.jit(make_evaluate_batch(config))
-        self._params = params
+        self._example = params, evaluation_key(config.evaluation.seed)
         self._programs: dict[int, Any] = {}
         self.size = min(config.evaluation.batch_size, config.evaluation.num_contexts)
         while self.size > 1:
@@ -127,15 +138,14 @@ class _Compiled:
             indices, noise = jnp.zeros(size, jnp.int32), jnp.zeros(())
             # Accelerators round matrix products by default: too coarse for a regret.
             with jax.default_matmul_precision("highest"):
-                lowered = self._function.lower(self._params, indices, noise)
+                lowered = self._function.lower(*self._example, indices, noise)
             self._programs[size] = lowered.compile()
         return self._programs[size]
 
-    def __call__(self, start: int, size: int, reward_noise: float):
+    def __call__(self, params: Any, key: Any, start: int, size: int, reward_noise: float):
         indices = start + jnp.arange(size, dtype=jnp.int32)
-        return jax.device_get(
-            self._program(size)(self._params, indices, jnp.asarray(reward_noise, jnp.float32))
-        )
+        noise = jnp.asarray(reward_noise, jnp.float32)
+        return jax.device_get(self._program(size)(params, key, indices, noise))
 
 
 def compute_curves(
@@ -153,49 +163,90 @@ def compute_curves(
 
     Returns:
       `{"attempts": [0..N], "learners": {NAME: {NOISE: {QUANTITY: {"mean", "low", "high"}}}}, ...}`;
-      the transformer's quantities also hold "by_seed", one list for each of "seeds".
+      the transformer's quantities also hold "by_seed", one list for each of "seeds", and so do
+      those of all learners if every seed has contexts of its own.
     """
-    compiled = _Compiled(config, state.params)
+    return compute_curves_together([config], state, progress)[0]
+
+
+def compute_curves_together(
+    configs: list[Config],
+    state: TrainState,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> list[dict[str, Any]]:
+    """`compute_curves` of several configurations, whose untrained learners are run only once.
+
+    Args:
+      configs: equal but for the numbers in `config.TRACED`.
+      state: training state of all of them: the seeds of the first, of the second, ...
+      progress: called with the share that is done, in [0, 1].
+    """
+    config = configs[0]
     total, levels = config.evaluation.num_contexts, config.evaluation.reward_noise
-    curves: dict[str, Any] = {
-        "attempts": list(range(config.task.num_responses + 1)),
-        "learners": {name: {} for name in LEARNERS},
-        "step": int(np.asarray(state.step)[0]),
-        "seeds": [config.seed + index for index in range(config.num_seeds)],
-        "num_contexts": total,
-        "confidence": 0.95,
-        "options": _options(config),
-        "optimum_not_converged": {},
-    }
-    for place, noise in enumerate(levels):
-        moments: dict[tuple[str, str], Moments] = {}
-        not_converged, start = 0, 0
-        while start < total:
-            size = min(compiled.size, total - start)
-            try:
-                results, gaps = compiled(start, size, noise)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or compiled.size == 1:
-                    raise
-                compiled.size = compiled.size // 2
-                continue
-            not_converged += int(gaps)
+    seeds = [config.seed + index for index in range(config.num_seeds)]
+    shape = (len(configs), len(seeds))
+    params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), state.params)
+    if config.evaluation.own_contexts:
+        keys = [evaluation_key(config.evaluation.seed, seed) for seed in seeds]
+        samples = [
+            (jax.tree.map(lambda leaf, i=i: leaf[:, i : i + 1], params), key)
+            for i, key in enumerate(keys)
+        ]
+    else:
+        samples = [(params, evaluation_key(config.evaluation.seed))]
+    compiled = _Compiled(config, samples[0][0])
+    found = [
+        {
+            "attempts": list(range(config.task.num_responses + 1)),
+            "learners": {name: {} for name in LEARNERS},
+            "step": int(np.asarray(state.step)[0]),
+            "seeds": seeds,
+            "num_contexts": total,
+            "confidence": 0.95,
+            "options": _options(one),
+            "optimum_not_converged": {},
+        }
+        for one in configs
+    ]
+    work, done = len(levels) * len(samples) * total, 0
+    for noise in levels:
+        label, not_converged = str(float(noise)), 0
+        parts: list[dict[tuple[str, str], list[Moments]]] = []
+        for own_params, key in samples:
+            moments: dict[tuple[str, str], list[Moments]] = {}
+            start = 0
+            while start < total:
+                size = min(compiled.size, total - start)
+                try:
+                    results, gaps = compiled(own_params, key, start, size, noise)
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error) or compiled.size == 1:
+                        raise
+                    compiled.size = compiled.size // 2
+                    continue
+                not_converged += int(gaps)
+                for name in LEARNERS:
+                    for quantity in QUANTITIES:
+                        new = _moments(size, *results[name][quantity])
+                        old = moments.get((name, quantity))
+                        if old:
+                            new = [merge(a, b) for a, b in zip(old, new, strict=True)]
+                        moments[name, quantity] = new
+                start, done = start + size, done + size
+                progress(done / work)
+            parts.append(moments)
+        for place, curves in enumerate(found):
+            curves["optimum_not_converged"][label] = not_converged / (total * len(samples))
             for name in LEARNERS:
-                for quantity in QUANTITIES:
-                    means, squares = results[name][quantity]
-                    new = Moments(size, means.astype(np.float64), squares.astype(np.float64))
-                    old = moments.get((name, quantity))
-                    moments[name, quantity] = merge(old, new) if old else new
-            start += size
-            progress((place + start / total) / len(levels))
-        label = str(float(noise))
-        curves["optimum_not_converged"][label] = not_converged / total
-        for name in LEARNERS:
-            curves["learners"][name][label] = {
-                quantity: _interval(moments[name, quantity], name == "transformer")
-                for quantity in QUANTITIES
-            }
-    return curves
+                by_seed = name == "transformer" or len(samples) > 1
+                curves["learners"][name][label] = {
+                    quantity: _interval(
+                        [part[name, quantity][place % len(part[name, quantity])] for part in parts],
+                        by_seed,
+                    )
+                    for quantity in QUANTITIES
+                }
+    return found
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -208,7 +259,22 @@ def is_final(config: Config, curves: dict[str, Any]) -> bool:
     return curves["step"] == config.train.steps and curves["options"] == _options(config)
 
 
-def _interval(moments: Moments, by_seed: bool) -> dict[str, Any]:
+def _moments(
+    size: int, means: Float[np.ndarray, "c s n"], squares: Float[np.ndarray, "c n"]
+) -> list[Moments]:
+    """The moments of each configuration."""
+    return [
+        Moments(float(size), np.float64(mean), np.float64(square))
+        for mean, square in zip(means, squares, strict=True)
+    ]
+
+
+def _interval(samples: list[Moments], by_seed: bool) -> dict[str, Any]:
+    """A curve from the samples of contexts: one of all seeds, or one of each seed."""
+    moments = samples[0]
+    if len(samples) > 1:  # contexts nested in seeds: the seeds' spread holds both
+        means = np.concatenate([sample.seed_means for sample in samples])
+        moments = Moments(moments.count, means, np.zeros_like(moments.context_squares))
     mean, low, high = mean_interval(moments)
     curve = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
     return curve | ({"by_seed": moments.seed_means.tolist()} if by_seed else {})

@@ -56,6 +56,12 @@ def evaluation_config(trained: Config, overrides: list[str]) -> Config:
     return check(config)
 
 
+def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
+    """Where the curves of another evaluation lie, named after its overrides."""
+    name = ",".join(text.replace("/", "_").replace(" ", "") for text in names)
+    return run_dir / "evaluations" / name[:200]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m icl_align.evaluate`."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -88,9 +94,8 @@ def _evaluate_again(arguments: list[str]) -> None:
     config = evaluation_config(trained, overrides)
     terminal = Terminal()
     step, state = newest_state(run_dir, trained, terminal.warn)
-    names = [text.replace("/", "_").replace(" ", "") for text in overrides]
-    names += [f"step_{step}"] if step < trained.train.steps else []
-    folder = run_dir / "evaluations" / ",".join(names)[:200] if names else run_dir
+    names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
+    folder = evaluation_folder(run_dir, names) if names else run_dir
     folder.mkdir(parents=True, exist_ok=True)
     try:
         curves = compute_curves(

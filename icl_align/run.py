@@ -10,19 +10,20 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 from flax import nnx
 
 from icl_align.checkpoints import Checkpoints
 from icl_align.cli import RunError, to_config
-from icl_align.config import Config, ConfigError
-from icl_align.curves import compute_curves, is_final
+from icl_align.config import Config, ConfigError, program_key
+from icl_align.curves import compute_curves_together, is_final
 from icl_align.files import write_json
 from icl_align.model import num_parameters
 from icl_align.plots import save_curves_figure
@@ -36,7 +37,14 @@ from icl_align.run_folder import (
 )
 from icl_align.terminal import Terminal, changed_options
 from icl_align.tracking import Tracker, check_account, first_not_finite
-from icl_align.training import METRICS, TrainState, build_transformer, init_state, make_chunk
+from icl_align.training import (
+    METRICS,
+    TrainState,
+    build_transformer,
+    init_state,
+    make_chunk,
+    members_of,
+)
 
 # A chunk of steps lasts about this long, so that a signal or the progress bar never waits longer.
 CHUNK_SECONDS = 1.0
@@ -55,10 +63,12 @@ class Start:
     began: float = dataclasses.field(default_factory=time.time)
 
 
-def run_in_hydra_folder(node) -> None:
-    """The job of `python -m icl_align.train`: reads what Hydra decided, then runs."""
+def run_in_hydra_folder(node) -> float:
+    """The job of `python -m icl_align.train`: reads what Hydra decided, runs, returns the final loss."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+
+    from icl_align.sweeps import final_loss, name_of_sweep
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -74,12 +84,13 @@ def run_in_hydra_folder(node) -> None:
         overrides=list(hydra.overrides.task),
         hydra_config=HydraConfig.instance().cfg,
         tags=[tag.strip("'\"") for tag in tags],
-        group=hydra.sweep.dir if swept else None,
+        group=name_of_sweep(hydra) if swept else None,
         began=time.time() if swept else psutil.Process().create_time(),
     )
     with _no_empty_folder(folder):
         run(to_config(node), folder, start)
     jax.clear_caches()  # the jobs of a sweep share a process, not their programs
+    return final_loss(folder)
 
 
 @contextlib.contextmanager
@@ -127,6 +138,19 @@ class StopSignals:
 # ------------------------------------------------------------------------------------------- a run
 
 
+@dataclasses.dataclass
+class _Run:
+    """One configuration with its folder, among those that train together."""
+
+    config: Config
+    folder: Path
+    start: Start
+    checkpoints: Checkpoints | None = None
+    tracker: Tracker | None = None
+    curves: dict[str, Any] | None = None
+    failure: RunError | None = None
+
+
 def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, Any]:
     """Trains `config` in `folder`, going on where an earlier process stopped, and evaluates it.
 
@@ -142,92 +166,152 @@ def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, A
       RunError: the folder cannot be used, training diverged, or a signal stopped it.
       ConfigError: W&B cannot be reached as asked.
     """
-    start = start or Start()
+    (outcome,) = run_together([(config, folder, start or Start())])
+    if isinstance(outcome, RunError):
+        raise outcome
+    return outcome
+
+
+def run_together(
+    runs: Sequence[tuple[Config, Path, Start]],
+) -> list[dict[str, Any] | RunError]:
+    """`run` for several configurations at once, as one program.
+
+    Args:
+      runs: (configuration, folder, start), as for `run`. The configurations are equal but for
+        the numbers in `config.TRACED` and the names that W&B shows.
+
+    Returns:
+      For each its curves, or what made it fail. A training that diverges does not stop the others.
+
+    Raises:
+      RunError: a folder cannot be used, or a signal stopped all.
+      ConfigError: W&B cannot be reached as asked.
+      ValueError: the configurations cannot train together.
+    """
     terminal = Terminal()
-    check_account(config.wandb)
+    check_account(runs[0][0].wandb)
     try:
-        with sole_user_of(folder), StopSignals() as signals:
-            saved = saved_config(folder)
-            if saved is not None:
-                config = config_to_go_on_with(saved, config, start.overrides)
-                refuse_other(folder, saved, config)
-            return _train_and_evaluate(config, folder, start, terminal, signals)
+        with contextlib.ExitStack() as stack:
+            group = []
+            for config, folder, start in runs:
+                stack.enter_context(sole_user_of(folder))
+                saved = saved_config(folder)
+                if saved is not None:
+                    config = config_to_go_on_with(saved, config, start.overrides)
+                    refuse_other(folder, saved, config)
+                group.append(_Run(config, folder, start))
+            if len({program_key(one.config) for one in group}) > 1:
+                raise ValueError("these configurations do not share a program")
+            _train_and_evaluate(group, terminal, stack.enter_context(StopSignals()))
+            return [one.failure or one.curves for one in group]
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
             raise
+        folders = ", ".join(str(folder) for _, folder, _ in runs)
         raise RunError(
-            f"{folder}: {os.strerror(error.errno)}; what was saved is kept, "
+            f"{folders}: {os.strerror(error.errno)}; what was saved is kept, "
             "and the same command goes on from there"
         ) from error
     finally:
         terminal.stop_progress()
 
 
-def _train_and_evaluate(
-    config: Config, folder: Path, start: Start, terminal: Terminal, signals: StopSignals
-) -> dict[str, Any]:
-    resolved = dataclasses.asdict(config)
-    checkpoints = Checkpoints(folder / "checkpoints", resolved, config.train.keep_checkpoints)
-    tracker = None
-    exit_code = 1
+def _train_and_evaluate(group: list[_Run], terminal: Terminal, signals: StopSignals) -> None:
+    done = False
     try:
-        for written in checkpoints.configs():
-            refuse_other(folder, from_dict(written), config)
-        state = init_state(config)
-        terminal.say(_start_line(config))
-        had = checkpoints.steps()
-        found = checkpoints.restore_newest(state, terminal.warn)
-        if had and found is None:
-            raise RunError(
-                f"none of the checkpoints in {folder} can be read; start in a new folder"
-            )
-        if found is not None:
-            state = found[1]
-            finished = found[0] >= config.train.steps
-            terminal.say(
-                "training was finished earlier"
-                if finished
-                else f"going on at step {found[0]} of {config.train.steps}"
-            )
-        write_hydra_files(folder, config, start.hydra_config, start.overrides)
-        tracker = Tracker(folder, config.wandb, resolved, start.tags, start.group)
-        state = _train(config, state, checkpoints, tracker, terminal, signals, start.began)
-        checkpoints.wait()
-        curves = _evaluate(config, folder, state, tracker, terminal, signals)
-        exit_code = 0
-        return curves
+        for one in group:
+            resolved = dataclasses.asdict(one.config)
+            keep = one.config.train.keep_checkpoints
+            one.checkpoints = Checkpoints(one.folder / "checkpoints", resolved, keep)
+            for written in one.checkpoints.configs():
+                refuse_other(one.folder, from_dict(written), one.config)
+        terminal.say(_start_line([one.config for one in group]))
+        state = _newest_common_state(group, terminal)
+        for one in group:
+            write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
+            resolved = dataclasses.asdict(one.config)
+            start = one.start
+            one.tracker = Tracker(one.folder, one.config.wandb, resolved, start.tags, start.group)
+        state = _train(group, state, terminal, signals)
+        for one in group:
+            one.checkpoints.wait()
+        _evaluate(group, state, terminal, signals)
+        done = True
     finally:
         terminal.stop_progress()
-        if tracker is not None:
-            tracker.close(exit_code)
-        checkpoints.close()
+        for one in group:
+            if one.tracker is not None:
+                one.tracker.close(0 if done and one.failure is None else 1)
+            if one.checkpoints is not None:
+                one.checkpoints.close()
 
 
-def _start_line(config: Config) -> str:
+def _newest_common_state(group: list[_Run], terminal: Terminal) -> TrainState:
+    """The state of all members at the newest step of which every run has a whole checkpoint."""
+    config = group[0].config
+    fresh = init_state(config, members_of(*(one.config for one in group)))
+    had = [one.checkpoints.steps() for one in group]
+    newest = config.train.steps
+    while True:
+        found = [
+            one.checkpoints.restore_newest(_state_of(fresh, place, config), terminal.warn, newest)
+            for place, one in enumerate(group)
+        ]
+        for one, steps, state in zip(group, had, found, strict=True):
+            if steps and state is None and len(group) == 1:
+                raise RunError(
+                    f"none of the checkpoints in {one.folder} can be read; start in a new folder"
+                )
+        if None in found:
+            return fresh
+        if len({step for step, _ in found}) == 1:
+            break
+        newest = min(step for step, _ in found)
+    step = found[0][0]
+    finished = step >= config.train.steps
+    terminal.say(
+        "training was finished earlier"
+        if finished
+        else f"going on at step {step} of {config.train.steps}"
+    )
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(state for _, state in found))
+
+
+def _state_of(state: TrainState, place: int, config: Config) -> TrainState:
+    """The members of run number `place`."""
+    own = slice(place * config.num_seeds, (place + 1) * config.num_seeds)
+    return jax.tree.map(lambda leaf: leaf[own], state)
+
+
+def _start_line(configs: list[Config]) -> str:
+    config = configs[0]
     parameters = num_parameters(nnx.eval_shape(lambda: build_transformer(config, 0)))
     device = jax.local_devices()[0]
-    kind = f"CPU ({os.cpu_count()} cores)" if device.platform == "cpu" else device.device_kind
+    cores = (
+        len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else os.cpu_count()
+    )
+    kind = f"CPU ({cores} cores)" if device.platform == "cpu" else device.device_kind
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
-    return f"{kind} · {parameters:,} parameters{seeds} · {changed_options(config)}"
+    several = f" x {len(configs)} configurations" if len(configs) > 1 else ""
+    return f"{kind} · {parameters:,} parameters{seeds}{several} · {changed_options(config)}"
 
 
 def _train(
-    config: Config,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    tracker: Tracker,
-    terminal: Terminal,
-    signals: StopSignals,
-    began: float,
+    group: list[_Run], state: TrainState, terminal: Terminal, signals: StopSignals
 ) -> TrainState:
     """All remaining steps, in chunks of about a second that end where a checkpoint is due."""
+    config, began = group[0].config, group[0].start.began
     train = config.train
     step = int(np.asarray(state.step)[0])
     if step >= train.steps:
         return state
     terminal.progress("compiling", 0.0, 1.0)
     most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
-    program = make_chunk(config, most).lower(state, 1).compile()
+    members = members_of(*(one.config for one in group))
+    program = make_chunk(config, most, members).lower(state, 1).compile()
     first, size = step, 1
     while step < train.steps:
         boundary = min(train.steps, (step // train.checkpoint_every + 1) * train.checkpoint_every)
@@ -238,32 +322,25 @@ def _train(
         speed = size / (time.perf_counter() - begun)
         if step == first:
             to_first_step = time.time() - began
-        rows = _rows(config, step, metrics, speed)
-        bad = first_not_finite(rows)
-        for row in rows:
-            due = row["step"] % train.log_every == 0 or row["step"] == train.steps
-            if due and (bad is None or row["step"] < bad[0]):
-                tracker.log(row)
-        if bad is not None:
-            checkpoints.wait()
-            kept = (
-                f"checkpoint {checkpoints.steps()[0]} is kept"
-                if checkpoints.steps()
-                else ("no checkpoint was due yet")
-            )
-            raise RunError(
-                f"{bad[1]} is {bad[2]} at step {bad[0]}: training diverged; {kept}. "
-                "Start in a new folder with a lower train.learning_rate or train.clip_norm"
-            )
+        for place, one in enumerate(group):
+            if one.failure is None:
+                own = slice(place * config.num_seeds, (place + 1) * config.num_seeds)
+                _log(one, step, {name: values[:, own] for name, values in metrics.items()}, speed)
+        alive = [one for one in group if one.failure is None]
+        if not alive:
+            return state
         step += size
-        loss = float(metrics["train/loss"][-1].mean())
-        note = f"loss {loss:.4f} · {speed:.1f} steps/s"
+        losses = metrics["train/loss"][-1]
+        note = f"loss {np.nanmean(losses):.4f} · {speed:.1f} steps/s"
         terminal.progress("training", float(step), float(train.steps), note)
         stop = signals.received is not None  # read once: a signal may come at any moment
         if stop or step == boundary:
-            checkpoints.save(step, state)
+            for place, one in enumerate(group):
+                if one.failure is None:
+                    one.checkpoints.save(step, _state_of(state, place, config))
         if stop:
-            checkpoints.wait()
+            for one in alive:
+                one.checkpoints.wait()
             signals.stop_if_received(f"at step {step}, which is saved")
         size = max(1, int(speed * CHUNK_SECONDS))
     terminal.stop_progress()
@@ -273,6 +350,27 @@ def _train(
         f"the first one was done {to_first_step:.1f} s after the start"
     )
     return state
+
+
+def _log(one: _Run, step: int, metrics: dict[str, np.ndarray], speed: float) -> None:
+    """Writes the rows that are due; a number that is not finite makes the run a failure."""
+    train = one.config.train
+    rows = _rows(one.config, step, metrics, speed)
+    bad = first_not_finite(rows)
+    for row in rows:
+        due = row["step"] % train.log_every == 0 or row["step"] == train.steps
+        if due and (bad is None or row["step"] < bad[0]):
+            one.tracker.log(row)
+    if bad is None:
+        return
+    one.checkpoints.wait()
+    steps = one.checkpoints.steps()
+    kept = f"checkpoint {steps[0]} is kept" if steps else "no checkpoint was due yet"
+    one.failure = RunError(
+        f"{bad[1]} is {bad[2]} at step {bad[0]}: training diverged; {kept}. "
+        "Start in a new folder with a lower train.learning_rate or train.clip_norm"
+    )
+    write_json(one.folder / "diverged.json", {"step": bad[0], "name": bad[1], "value": str(bad[2])})
 
 
 def _rows(
@@ -295,27 +393,34 @@ def _rows(
 
 
 def _evaluate(
-    config: Config,
-    folder: Path,
-    state: TrainState,
-    tracker: Tracker,
-    terminal: Terminal,
-    signals: StopSignals,
-) -> dict[str, Any]:
-    path = folder / "curves.json"
-    curves = json.loads(path.read_text()) if path.exists() else None
-    if curves is None or not is_final(config, curves):
+    group: list[_Run], state: TrainState, terminal: Terminal, signals: StopSignals
+) -> None:
+    config = group[0].config
+    alive = [place for place, one in enumerate(group) if one.failure is None]
+    for place in alive:
+        path = group[place].folder / "curves.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        group[place].curves = found if found and is_final(group[place].config, found) else None
+    missing = [place for place in alive if group[place].curves is None]
+    if missing:
 
         def progress(fraction):
             terminal.progress("evaluating", 100 * fraction, 100.0)
             signals.stop_if_received("after training, during the evaluation")
 
         progress(0.0)
-        curves = compute_curves(config, state, progress)
-        save_curves_figure(config.task, curves, folder / "curves.png")
-        tracker.log_curves(config.train.steps, curves, folder / "curves.png")
-        write_json(path, curves)  # last: where it is, all the rest is
+        own = [_state_of(state, place, config) for place in missing]
+        own_state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)
+        configs = [group[place].config for place in missing]
+        found = compute_curves_together(configs, own_state, progress)
+        for place, curves in zip(missing, found, strict=True):
+            one = group[place]
+            save_curves_figure(one.config.task, curves, one.folder / "curves.png")
+            one.tracker.log_curves(one.config.train.steps, curves, one.folder / "curves.png")
+            write_json(one.folder / "curves.json", curves)  # last: where it is, all the rest is
+            one.curves = curves
     terminal.stop_progress()
-    terminal.curves_table(curves)
-    terminal.say(f"run folder: {folder}")
-    return curves
+    for place in alive:
+        if len(group) == 1:
+            terminal.curves_table(group[place].curves)
+        terminal.say(f"run folder: {group[place].folder}")

@@ -51,9 +51,10 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
 def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, monkeypatch):
     config, state = untrained
     whole = compute_curves(config, state)
-    needed = curves_module._Compiled(config, state.params)._program(20).memory_analysis()
+    params = jax.tree.map(lambda leaf: leaf[None], state.params)
+    needed = curves_module._Compiled(config, params)._program(20).memory_analysis()
     monkeypatch.setattr(curves_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
-    assert curves_module._Compiled(config, state.params).size <= 10
+    assert curves_module._Compiled(config, params).size <= 10
     for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
@@ -63,10 +64,10 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkey
     whole = compute_curves(config, state)
     call = curves_module._Compiled.__call__
 
-    def small_device(self, first, size, noise):
+    def small_device(self, params, key, first, size, noise):
         if size > 6:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return call(self, first, size, noise)
+        return call(self, params, key, first, size, noise)
 
     monkeypatch.setattr(curves_module._Compiled, "__call__", small_device)
     for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):

@@ -37,7 +37,7 @@ from icl_align.learners import (
 from icl_align.losses import cosine_similarity, normalize, training_loss
 from icl_align.theory.assembly import Network, as_module, run_last_row
 from icl_align.theory.construction import DULL, SHARP, plackett_luce_network
-from icl_align.training import TrainState, init_state, make_chunk, make_optimizer
+from icl_align.training import TrainState, init_state, make_chunk, make_optimizer, members_of
 
 # A learner here: contexts [b] and their keys -> the answers after all of their attempts [b, d].
 Answer = Callable[[Context, Any], Float[Array, "b d"]]
@@ -440,7 +440,8 @@ def training_from_the_construction(
         chunk, state = chunks[pace], init_state(own)
         if network is not None:
             params = jax.tree.map(lambda leaf: leaf[None], network.params)
-            opt_state = jax.vmap(make_optimizer(options[pace]).init)(params)
+            member = jax.tree.map(lambda leaf: leaf[0], members_of(own))
+            opt_state = jax.vmap(make_optimizer(train, member).init)(params)
             state = TrainState(params, opt_state, state.step)
         rows[name] = []
         for before, after in zip([0, *looks], looks, strict=False):

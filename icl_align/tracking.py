@@ -6,8 +6,26 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from icl_align.cli import groups
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.files import write_json
+
+JUDGED_ATTEMPTS = 15  # the headline numbers are taken where the published curves end
+
+
+def curve_name(quantity: str, learner: str, noise: str) -> str:
+    """The metric of one curve; `noise` is a key of curves.json, such as "0.25"."""
+    return _without_dots(f"curves/{quantity}/{learner}/noise_{noise}")
+
+
+def final_name(quantity: str, noise: str) -> str:
+    """The metric that holds the transformer's quantity after `JUDGED_ATTEMPTS` attempts."""
+    return _without_dots(f"final/{quantity}/noise_{noise}")
+
+
+def _without_dots(name: str) -> str:
+    # W&B takes a dot for nesting, and then forgets the axis and the summary of the metric.
+    return name.replace(".", "_")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -55,7 +73,8 @@ class Tracker:
       config: the W&B options.
       resolved: the resolved configuration, as nested dicts.
       tags: ablations and presets.
-      group: the sweep, or None.
+      group: the sweep or campaign, or None.
+      job_type: what the run does, by which W&B can filter.
     """
 
     def __init__(
@@ -65,28 +84,45 @@ class Tracker:
         resolved: dict[str, Any],
         tags: list[str],
         group: str | None,
+        job_type: str = "train",
     ):
         self._wandb = None
         if config.mode != "disabled":
-            self._wandb = _start_wandb(run_dir, config, resolved, tags, group)
+            identity = _identity(run_dir, tags, config.group or group)
+            resolved = {**resolved, "ablation": _ablation(identity["tags"])}
+            self._wandb = _start_wandb(run_dir, config, identity, resolved, job_type, config.name)
+            for name in ("train/loss", "train/grad_norm"):  # of each seed: one chart shows the mean
+                self._wandb.define_metric(f"{name}/*", hidden=True)
         self._metrics = MetricsFile(run_dir / "metrics.jsonl")
 
     def log(self, row: dict[str, Any]) -> None:
-        """One row of a training step; `row["step"]` is the W&B step too."""
+        """One row of a training step; `row["step"]` is the W&B step too.
+
+        The W&B summary keeps the last value, under the metric's own name: every batch is fresh, so
+        the smallest loss would only be that of the easiest batch.
+        """
         self._metrics.log(row)
         if self._wandb:
             values = {key: value for key, value in row.items() if key != "step"}
             self._wandb.log(values, step=row["step"], commit=True)
 
     def log_curves(self, step: int, curves: dict[str, Any], picture: Path) -> None:
-        """The curves as metrics against `attempts`, and as a picture."""
+        """The curves as metrics against `attempts`, the headline numbers, and a picture.
+
+        The row of `JUDGED_ATTEMPTS` attempts (of the most, where there are fewer) also has the
+        transformer's numbers as `final/...`, which become the summary of the W&B run.
+        """
+        judged = min(JUDGED_ATTEMPTS, curves["attempts"][-1])
+        if self._wandb:
+            _define_curves(self._wandb, curves)
         for place, attempts in enumerate(curves["attempts"]):
             row: dict[str, Any] = {"step": step, "attempts": attempts}
             for learner, levels in curves["learners"].items():
                 for noise, quantities in levels.items():
                     for quantity, curve in quantities.items():
-                        name = f"curves/{quantity}/{learner}/noise_{noise}"
-                        row[name] = curve["mean"][place]
+                        row[curve_name(quantity, learner, noise)] = curve["mean"][place]
+                        if learner == "transformer" and attempts == judged:
+                            row[final_name(quantity, noise)] = curve["mean"][place]
             self._metrics.log(row)
             if self._wandb:
                 del row["step"]
@@ -121,34 +157,99 @@ def check_account(config: WandbConfig) -> None:
         )
 
 
+def log_verdicts(folder: Path, config: WandbConfig, group: str, rows: list[dict[str, Any]]) -> None:
+    """The verdicts of a campaign as a W&B run of their own, in the campaign's group.
+
+    A report that is written again updates the same run. Mode disabled does nothing.
+
+    Args:
+      folder: the campaign's folder; the run's identity stays in its wandb/.
+      config: the W&B options.
+      group: the campaign.
+      rows: one for each judgement, with at least "claim", "judgement", "verdict" and "effect".
+
+    Raises:
+      ConfigError: W&B is to be online and knows no account.
+    """
+    if config.mode == "disabled" or not rows:
+        return
+    check_account(config)
+    import wandb
+
+    rows = [{column: _or_none(value) for column, value in row.items()} for row in rows]
+    columns = list(rows[0])
+    data = [[row[column] for column in columns] for row in rows]
+    identity = _identity(folder, [], config.group or group)
+    with _start_wandb(folder, config, identity, {}, "verdicts", "verdicts") as run:
+        for row in rows:
+            judgement = _without_dots(f"{row['claim']}/{row['judgement']}")
+            run.summary[f"verdict/{judgement}"] = row["verdict"]
+            if row["effect"] is not None:
+                run.summary[f"effect/{judgement}"] = row["effect"]
+        run.log({"verdicts": wandb.Table(columns, data, allow_mixed_types=True)})
+
+
+def _or_none(value: Any) -> Any:
+    # NaN and infinity are no JSON: the browser that draws the table cannot read them.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _identity(folder: Path, tags: list[str], group: str | None) -> dict[str, Any]:
+    """Id, tags and group of the W&B run that lives in `folder`: those it was first started with."""
+    file = folder / "wandb" / "identity.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"id": secrets.token_hex(4), "tags": tags, "group": group})
+    return json.loads(file.read_text())
+
+
+def _ablation(tags: list[str]) -> str:
+    """The ablations among the tags, as one name by which runs are grouped."""
+    return ", ".join(tag for tag in tags if tag in groups()["ablation"]) or "none"
+
+
 def _start_wandb(
-    run_dir: Path,
+    folder: Path,
     config: WandbConfig,
+    identity: dict[str, Any],
     resolved: dict[str, Any],
-    tags: list[str],
-    group: str | None,
+    job_type: str,
+    name: str | None,
 ):
     import wandb
 
-    (run_dir / "wandb").mkdir(exist_ok=True)
-    identity_file = run_dir / "wandb" / "identity.json"
-    if not identity_file.exists():  # a resumed run continues the same W&B run
-        identity = {"id": secrets.token_hex(4), "tags": tags, "group": config.group or group}
-        write_json(identity_file, identity)
-    run = wandb.init(
+    return wandb.init(
         mode=config.mode,
         project=config.project,
         entity=config.entity,
-        name=config.name,
+        name=name,
         config=resolved,
-        dir=str(run_dir),
-        **json.loads(identity_file.read_text()),
+        dir=str(folder),
+        job_type=job_type,
+        **identity,
         resume="allow" if config.mode == "online" else None,
+        reinit="create_new",  # a campaign has several runs open in one process
         settings=wandb.Settings(silent=True, console="off"),
     )
-    run.define_metric("attempts", hidden=True)
-    run.define_metric("curves/*", step_metric="attempts")
-    return run
+
+
+def _define_curves(run: Any, curves: dict[str, Any]) -> None:
+    """Sets axis, charts and summary of the curves.
+
+    By name, one by one: where two patterns match a metric, W&B takes either. Only the
+    transformer's get charts of their own: the other learners' do not depend on training. The
+    summary has `final/...` instead of the values at the last attempt.
+    """
+    run.define_metric("attempts", hidden=True, summary="none")
+    for learner, levels in curves["learners"].items():
+        for noise, quantities in levels.items():
+            for quantity in quantities:
+                run.define_metric(
+                    curve_name(quantity, learner, noise),
+                    step_metric="attempts",
+                    hidden=learner != "transformer",
+                    summary="none",
+                )
 
 
 def first_not_finite(rows: list[dict[str, Any]]) -> tuple[int, str, float] | None:

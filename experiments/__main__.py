@@ -1,0 +1,126 @@
+"""Runs the claims and writes the report.
+
+python -m experiments                                   lists the claims
+python -m experiments NAME... [KEY=VALUE ...]           runs what is missing, then judges
+python -m experiments all [KEY=VALUE ...]               all claims
+python -m experiments NAME... -m hydra/launcher=ENGINE  the same jobs on another engine
+"""
+
+import dataclasses
+import difflib
+import sys
+from pathlib import Path
+from typing import Optional
+
+from experiments.claim import SCALES
+from experiments.claims import NAMES, load
+from icl_align.cli import MULTIRUN, one_line_errors, options_help, read_options
+from icl_align.config import ConfigError, WandbConfig, option
+
+
+@dataclasses.dataclass
+class CampaignOptions:
+    """All options of `python -m experiments`."""
+
+    scale: str = option("small", "size of every run", choices=tuple(SCALES))
+    folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
+    seed: int = option(100, "first training seed", least=0, most=2**31 - 2**16)
+    num_seeds: int = option(5, "training seeds; fewer than 5 decide nothing", least=1, most=2**10)
+    networks_at_once: int = option(
+        16, "most networks (configurations x seeds) that one job trains together", least=1
+    )
+    wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
+
+
+def check_names(names: list[str]) -> tuple[str, ...]:
+    """The claims asked for, in the report's order.
+
+    Raises:
+      ConfigError: there is no such claim.
+    """
+    for name in names:
+        if name not in (*NAMES, "all"):
+            close = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError("claim", name, f"must be all or some of {', '.join(NAMES)}{hint}")
+    return NAMES if "all" in names else tuple(name for name in NAMES if name in names)
+
+
+def list_claims() -> None:
+    """Prints each claim with its place and what is judged."""
+    for name in NAMES:
+        claim = load(name, SCALES["small"])
+        print(f"{name:<18} {claim.sentence}\n{'':<18} {claim.place}")
+        for judgement in claim.judgements:
+            print(f"{'':<18} - {judgement.how}: {judgement.prediction}")
+    print(f"\n{__doc__.strip().partition(chr(10))[2].strip()}\n--help lists the options")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `python -m experiments`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print("\n".join([__doc__.strip(), "", *options_help(CampaignOptions)]))
+        return
+    if not arguments:
+        list_claims()
+        return
+    with one_line_errors():
+        swept = bool(MULTIRUN & set(arguments))
+        engine = [text for text in arguments if text.lstrip("+~").startswith("hydra")]
+        own = [text for text in arguments if "=" in text and text not in engine]
+        names = [text for text in arguments if "=" not in text and text not in MULTIRUN]
+        if engine and not swept:
+            raise ConfigError(engine[0].partition("=")[0], engine[0].partition("=")[2], "needs -m")
+        if not names:
+            raise ConfigError("claim", "", f"name some of {', '.join(NAMES)}, or all")
+        names = check_names(names)
+        options = read_options(CampaignOptions, own)
+        folder = Path(options.folder or f"campaigns/{options.scale}")
+        status = run_campaign(names, options, own, folder, engine if swept else None)
+    sys.exit(status)
+
+
+def run_campaign(
+    names: tuple[str, ...],
+    options: CampaignOptions,
+    own: list[str],
+    folder: Path,
+    engine: list[str] | None,
+) -> int:
+    """Runs what is missing and writes the report; returns the exit status.
+
+    Args:
+      names: the claims.
+      options: see `CampaignOptions`.
+      own: the same as they were typed.
+      folder: of the campaign.
+      engine: Hydra overrides that choose a launcher; None runs one job after the other.
+    """
+    from experiments.campaign import Campaign
+    from experiments.engine import run_jobs
+    from experiments.report import write_report
+    from icl_align.run_folder import sole_user_of
+    from icl_align.tracking import check_account
+
+    check_account(options.wandb)
+    scale = SCALES[options.scale]
+    claims = {name: load(name, scale) for name in names}
+    registered = sum(len(load(name, scale).judgements) for name in NAMES)
+    with sole_user_of(folder.absolute()):
+        campaign = Campaign(
+            claims, scale, folder.absolute(), options.seed, options.num_seeds, options.wandb
+        )
+        failed = run_jobs(campaign, campaign.missing_jobs(options.networks_at_once), engine)
+        command = " ".join(["python -m experiments", *names, *own])
+        page = write_report(campaign, options.wandb, command, registered)
+    print(f"report: {page}")
+    if failed:
+        sys.stderr.write(
+            f"icl_align: error: {len(failed)} jobs failed; the same command runs them again\n"
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    main()

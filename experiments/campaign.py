@@ -1,0 +1,271 @@
+"""A campaign: every run that some claims need, what is missing of them, and what they gave.
+
+A run is recognised by its resolved configuration, wherever it lies under FOLDER/runs. Runs whose
+configurations differ only in numbers that need no recompiling train together, as one job.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.claim import Arm, Claim, Effect, Reading, Scale, agreement
+from icl_align.cli import compose_config
+from icl_align.config import (
+    FREE_ON_RESUME,
+    Config,
+    WandbConfig,
+    check,
+    differences,
+    leaves,
+    program_key,
+    setting,
+)
+from icl_align.curves import is_final
+from icl_align.evaluate import evaluation_config, evaluation_folder
+from icl_align.files import write_json
+from icl_align.run_folder import saved_config
+from icl_align.tracking import read_rows
+
+# Mean cosine with gradient descent's answers from which a transformer counts as trained.
+LEARNED_AGREEMENT = 0.5
+
+
+def identity(config: Config) -> str:
+    """A digest of all options that training depends on."""
+    parts = [(key, value) for key, _, value in leaves(config) if not key.startswith(FREE_ON_RESUME)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass
+class Run:
+    """One configuration of a campaign, with its folder and the other evaluations it needs."""
+
+    config: Config
+    folder: Path
+    tags: set[str] = dataclasses.field(default_factory=set)
+    evaluations: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
+
+    def diverged(self) -> bool:
+        """Whether its training ended in a number that is not finite."""
+        return (self.folder / "diverged.json").exists()
+
+    def curves(self, under: tuple[str, ...] = ()) -> dict[str, Any] | None:
+        """Its curves, under the overrides of another evaluation; None if they are missing."""
+        path = self.evaluation_folder(under) / "curves.json"
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
+        return found if is_final(self.evaluated(under), found) else None
+
+    def evaluated(self, under: tuple[str, ...] = ()) -> Config:
+        """The configuration of an evaluation."""
+        return evaluation_config(self.config, list(under)) if under else self.config
+
+    def evaluation_folder(self, under: tuple[str, ...] = ()) -> Path:
+        """Where an evaluation's curves lie."""
+        return evaluation_folder(self.folder, list(under)) if under else self.folder
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.diverged() or all(
+            self.curves(under) is not None for under in [(), *self.evaluations]
+        )
+
+    def training_loss(self) -> float:
+        """Mean over seeds and the last tenth of the steps; infinite if it diverged."""
+        last = 0.9 * self.config.train.steps
+        rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "train/loss" in row]
+        losses = [row["train/loss"] for row in rows if row["step"] > last]
+        return math.inf if self.diverged() or not losses else float(np.mean(losses))
+
+    def steps_done(self) -> int:
+        """How far its log reaches."""
+        rows = read_rows(self.folder / "metrics.jsonl")
+        return max((row["step"] for row in rows), default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Runs that train as one program in one process."""
+
+    runs: tuple[Run, ...]
+    file: Path
+
+    def networks(self) -> int:
+        """How many train at once."""
+        return sum(run.config.num_seeds for run in self.runs)
+
+    def work(self) -> float:
+        """Its arithmetic, roughly, to weigh progress by: tokens x weights x steps x networks."""
+        config = self.runs[0].config
+        model, task, train = config.model, config.task, config.train
+        tokens = task.num_responses * (3 if model.tokens == "interleaved" else 1) + 1
+        hidden = (model.mlp_width or 4 * model.width) if model.mlp else 0
+        weights = model.num_layers * model.width * (4 * model.width + 2 * hidden)
+        passes = 1 if model.causal or model.sees_future else task.num_responses + 1
+        return passes * tokens * weights * train.batch_size * train.steps * self.networks()
+
+    def write(self) -> None:
+        """Leaves the job as a file, which `experiments.job` reads."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        content = [
+            {
+                "config": dataclasses.asdict(run.config),
+                "folder": str(run.folder),
+                "tags": sorted(run.tags),
+                "evaluations": sorted(run.evaluations),
+            }
+            for run in self.runs
+        ]
+        write_json(self.file, content)
+
+
+class Campaign:
+    """The runs of some claims at one scale.
+
+    Args:
+      claims: name -> claim.
+      scale: the sizes.
+      folder: the campaign's folder.
+      seed, num_seeds: the training seeds of every run.
+      wandb: the W&B options of every run.
+
+    Raises:
+      ConfigError: an arm's overrides are not allowed.
+    """
+
+    def __init__(
+        self,
+        claims: dict[str, Claim],
+        scale: Scale,
+        folder: Path,
+        seed: int,
+        num_seeds: int,
+        wandb: WandbConfig,
+    ):
+        self.claims, self.scale, self.folder = claims, scale, folder
+        self._seeds, self._wandb = (f"seed={seed}", f"num_seeds={num_seeds}"), wandb
+        self.base = compose_config([*scale.base, *self._seeds])
+        self._known = self._folders_by_identity()
+        self._runs: dict[tuple[Arm, float], Run] = {}
+        self.runs: dict[str, Run] = {}  # by identity, in the order of the claims
+        for name, claim in claims.items():
+            for how, reading in claim.readings():
+                for rate in self.rates(how, reading.arm):
+                    run = self._run(reading.arm, rate)
+                    run.tags |= {name, *_ablations(reading.arm)}
+                    if reading.under:
+                        run.evaluations.add(reading.under)
+
+    def _folders_by_identity(self) -> dict[str, Path]:
+        found = {}
+        for path in sorted(self.folder.glob("runs/*/.hydra/config.yaml")):
+            run_folder = path.parent.parent
+            found[identity(saved_config(run_folder))] = run_folder
+        return found
+
+    def rates(self, how: str, arm: Arm) -> tuple[float, ...]:
+        """The learning rates that a reading needs."""
+        tuned = how == "controlled" and arm.tuned
+        return self.scale.learning_rates if tuned else (self.scale.learning_rate,)
+
+    def _run(self, arm: Arm, rate: float) -> Run:
+        if (arm, rate) not in self._runs:
+            overrides = [*self.scale.base, *arm.overrides, f"train.learning_rate={rate}"]
+            config = compose_config([*overrides, *self._seeds])
+            config.evaluation.own_contexts = True
+            config.wandb = dataclasses.replace(self._wandb)
+            key = identity(check(config))
+            if key not in self.runs:
+                changed = differences(self.base, config)
+                shown = {
+                    k: v for k, (_, v) in changed.items() if not k.startswith(("wandb", "eval"))
+                }
+                name = ",".join(setting(k, v) for k, v in shown.items()) or "base"
+                folder = self._known.get(key, self.folder / "runs" / f"{_safe(name)}_{key}")
+                config.wandb.name = config.wandb.name or folder.name
+                self.runs[key] = Run(config, folder)
+            self._runs[arm, rate] = self.runs[key]
+        return self._runs[arm, rate]
+
+    # --------------------------------------------------------------------------------- what to do
+
+    def missing_jobs(self, networks_at_once: int) -> list[Job]:
+        """What is left to train or to evaluate, grouped into jobs, in the order of the claims.
+
+        Args:
+          networks_at_once: most networks (configurations x seeds) in one job.
+        """
+        groups: dict[str, list[Run]] = {}
+        for run in self.runs.values():
+            if not run.finished():
+                groups.setdefault(program_key(run.config), []).append(run)
+        jobs = []
+        for runs in groups.values():
+            size = max(1, networks_at_once // runs[0].config.num_seeds)
+            for first in range(0, len(runs), size):
+                part = tuple(runs[first : first + size])
+                digest = identity(part[0].config)
+                jobs.append(Job(part, self.folder / "jobs" / f"{digest}.json"))
+        return jobs
+
+    # ------------------------------------------------------------------------------- what they gave
+
+    def most_attempts(self) -> int:
+        """Attempts in a context."""
+        return self.base.task.num_responses
+
+    def chosen(self, how: str, arm: Arm) -> Run | None:
+        """The run that a judgement reads of an arm: at the scale's own learning rate as published,
+        at the one of the lowest training loss when controlled. None while one is missing.
+        """
+        runs = [self._runs[arm, rate] for rate in self.rates(how, arm)]
+        if not all(run.finished() for run in runs):
+            return None
+        return min(runs, key=lambda run: run.training_loss())
+
+    def learned(self, how: str, effect: Effect) -> bool:
+        """Whether a comparison can show anything: the answers of at least one of its arms agree
+        with gradient descent's more than not. True for what compares no arms.
+        """
+        arms = dict.fromkeys(reading.arm for _, reading in effect.terms)
+        return len(effect.terms) == 1 or any(
+            found is not None and np.mean(found) > LEARNED_AGREEMENT
+            for found in (self.values(how, agreement(arm)) for arm in arms)
+        )
+
+    def values(self, how: str, effect: Effect) -> np.ndarray | None:
+        """An effect, one value a seed: NaN where a run diverged, None where one is missing."""
+        total: Any = 0.0
+        for sign, reading in effect.terms:
+            run = self.chosen(how, reading.arm)
+            if run is None:
+                return None
+            total = total + sign * _read(run, reading)
+        return total
+
+
+def _read(run: Run, reading: Reading) -> np.ndarray:
+    curves = None if run.diverged() else run.curves(reading.under)
+    if curves is None:
+        return np.full(run.config.num_seeds, math.nan)
+    by_noise = curves["learners"][reading.learner]
+    curve = by_noise[str(reading.reward_noise)][reading.quantity]
+    rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
+    return np.array(rows)[:, curves["attempts"].index(reading.attempts)]
+
+
+def _ablations(arm: Arm) -> Iterable[str]:
+    return (text.partition("=")[2] for text in arm.overrides if text.startswith("+ablation="))
+
+
+def _safe(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^\w.=,+-]", "_", name)[:100]

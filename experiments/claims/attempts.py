@@ -1,0 +1,39 @@
+"""Refinement grows with the number of attempts."""
+
+from experiments.claim import (
+    ERROR_THAT_COUNTS,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    refinement_error,
+)
+
+
+def claim(scale: Scale) -> Claim:
+    """The error falls, and below what averaging the attempts, without their rewards, reaches."""
+    full, no_reward = Arm(), Arm(("+ablation=no_reward",), tuned=False)
+    return Claim(
+        sentence="More attempts in context give a better answer.",
+        place="Wang et al. (2024), synthetic study, (a)",
+        judgements=(
+            Judgement(
+                "published",
+                "the error is lower after 15 attempts than after 2",
+                refinement_error(full, attempts=2) - refinement_error(full),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "after 15 attempts it is lower than without seeing rewards",
+                refinement_error(no_reward) - refinement_error(full),
+                above(ERROR_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "rewards shown": refinement_error(full),
+            "no rewards shown": refinement_error(no_reward),
+            "gradient descent": refinement_error(full, learner="gradient_descent"),
+        },
+    )

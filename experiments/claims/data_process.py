@@ -1,0 +1,53 @@
+"""The second data process: every response with a corruption of its own."""
+
+from experiments.claim import (
+    AGREEMENT_THAT_COUNTS,
+    ERROR_THAT_COUNTS,
+    REGRET_THAT_COUNTS,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    agreement,
+    refinement_error,
+    regret,
+)
+
+INDEPENDENT = "task=independent_corruption"
+
+
+def claim(scale: Scale) -> Claim:
+    """Responses no longer lie on a line in the reward, so no regression on a line can help."""
+    softmax, linear = Arm((INDEPENDENT,)), Arm((INDEPENDENT, "+ablation=linear_attn"))
+    return Claim(
+        sentence="Where responses do not lie on a line, softmax attention tracks gradient descent "
+        "and beats linear attention.",
+        place="ours, claims (a) and (d) of Wang et al. (2024) on another data process",
+        judgements=(
+            Judgement(
+                "controlled",
+                "softmax attention gives gradient descent's answer",
+                agreement(softmax),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "linear attention has a larger error",
+                refinement_error(linear) - refinement_error(softmax),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "linear attention ranks worse",
+                regret(linear) - regret(softmax),
+                above(REGRET_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "softmax": refinement_error(softmax),
+            "linear": refinement_error(linear),
+            "gradient descent": refinement_error(softmax, learner="gradient_descent"),
+            "best attempt": refinement_error(softmax, learner="best_attempt"),
+        },
+    )

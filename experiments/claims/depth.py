@@ -1,0 +1,60 @@
+"""Depth helps, then saturates."""
+
+from experiments.claim import (
+    ERROR_THAT_COUNTS,
+    REGRET_THAT_COUNTS,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    refinement_error,
+    regret,
+    within,
+)
+
+
+def claim(scale: Scale) -> Claim:
+    """From the shallowest to the deepest of the scale; one wide block has as many parameters."""
+    least, middle, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
+    few, some, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]
+    wide = Arm(
+        ("+ablation=shallow", f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
+    )
+    return Claim(
+        sentence="Depth helps, then saturates.",
+        place="Wang et al. (2024), synthetic study, (c)",
+        judgements=(
+            Judgement(
+                "published",
+                f"with {few} the error is larger than with {base}",
+                refinement_error(least) - refinement_error(many),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                f"with {few} it ranks worse than with {base}",
+                regret(least) - regret(many),
+                above(REGRET_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "so does one wide block of as many parameters",
+                regret(wide) - regret(many),
+                above(REGRET_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                f"with {deep} it ranks as with {base}",
+                regret(many) - regret(most),
+                within(REGRET_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            few: regret(least),
+            some: regret(middle),
+            base: regret(many),
+            deep: regret(most),
+            "1 block, as many parameters": regret(wide),
+        },
+    )

@@ -1,0 +1,34 @@
+"""Outside the training distribution."""
+
+from experiments.claim import AGREEMENT_THAT_COUNTS, Arm, Claim, Judgement, Scale, above, agreement
+
+INDEPENDENT = ("task=independent_corruption",)
+UNIT_NORM = ("task.unit_norm_queries=true",)
+
+
+def claim(scale: Scale) -> Claim:
+    """Trained on shared corruption of Gaussian queries, evaluated on two other tasks."""
+    full = Arm()
+    return Claim(
+        sentence="An algorithm learned in context works outside the training distribution.",
+        place="ours",
+        judgements=(
+            Judgement(
+                "controlled",
+                "it still tracks gradient descent when every response is corrupted differently",
+                agreement(full, under=INDEPENDENT),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "and when all queries have norm 1",
+                agreement(full, under=UNIT_NORM),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "as trained": agreement(full),
+            "independent corruption": agreement(full, under=INDEPENDENT),
+            "queries of norm 1": agreement(full, under=UNIT_NORM),
+        },
+    )

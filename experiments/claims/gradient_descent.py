@@ -1,0 +1,48 @@
+"""The transformer does what gradient descent on the ranking loss does."""
+
+from experiments.claim import (
+    AGREEMENT_THAT_COUNTS,
+    ERROR_THAT_COUNTS,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    agreement,
+    refinement_error,
+    within,
+)
+
+
+def claim(scale: Scale) -> Claim:
+    """The errors are equal, and so are the answers, with and without reward noise."""
+    full = Arm()
+    return Claim(
+        sentence="The transformer tracks gradient descent on the Plackett-Luce loss.",
+        place="Wang et al. (2024), Theorem 3.3 and synthetic study, (a)",
+        judgements=(
+            Judgement(
+                "published",
+                "both have the same error",
+                refinement_error(full) - refinement_error(full, learner="gradient_descent"),
+                within(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "both give the same answer: their cosine",
+                agreement(full),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "also when half of the rewards are noise",
+                agreement(full, reward_noise=0.5),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "no noise": agreement(full),
+            "half of the rewards noise": agreement(full, reward_noise=0.5),
+            "all rewards noise": agreement(full, reward_noise=1.0),
+        },
+    )

@@ -1,0 +1,35 @@
+"""Beyond the training length."""
+
+from experiments.claim import AGREEMENT_THAT_COUNTS, Arm, Claim, Judgement, Scale, above, agreement
+
+TRAINED_ON = 10
+SHORT = (f"loss.max_attempts={TRAINED_ON}",)
+
+
+def claim(scale: Scale) -> Claim:
+    """Trained on answers after at most 10 attempts, judged after 15."""
+    positions = Arm(SHORT, tuned=False)
+    without = Arm((*SHORT, "+ablation=no_positions"), tuned=False)
+    return Claim(
+        sentence="What is learned from few attempts holds for more.",
+        place="ours",
+        judgements=(
+            Judgement(
+                "controlled",
+                "with learned positions it tracks gradient descent at half more attempts",
+                agreement(positions),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "without positions too",
+                agreement(without),
+                above(AGREEMENT_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "trained on 20 attempts": agreement(Arm()),
+            "on 10, learned positions": agreement(positions),
+            "on 10, no positions": agreement(without),
+        },
+    )

@@ -1,0 +1,53 @@
+"""Noisy rewards degrade refinement; rewards that are all noise leave nothing of it."""
+
+from experiments.claim import (
+    ERROR_THAT_COUNTS,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    below,
+    refinement_error,
+)
+
+
+def claim(scale: Scale) -> Claim:
+    """Judged by the transformer trained on clean rewards, as published, and by gradient descent."""
+    full = Arm()
+    clean, half = refinement_error(full), refinement_error(full, reward_noise=0.5)
+    descent = {"learner": "gradient_descent"}
+    few = refinement_error(full, reward_noise=1.0, attempts=2)
+    return Claim(
+        sentence="Reward noise degrades refinement, and p = 1 leaves nothing.",
+        place="Wang et al. (2024), synthetic study, (b)",
+        judgements=(
+            Judgement(
+                "published",
+                "p = 0.5 has a larger error than p = 0",
+                half - clean,
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "published",
+                "at p = 1 nothing is gained from 2 to 15 attempts",
+                few - refinement_error(full, reward_noise=1.0),
+                below(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "the noise costs the transformer what it costs gradient descent, or less",
+                half
+                - clean
+                - refinement_error(full, reward_noise=0.5, **descent)
+                + refinement_error(full, **descent),
+                below(ERROR_THAT_COUNTS),
+            ),
+        ),
+        figure={
+            "p = 0": clean,
+            "p = 0.5": half,
+            "p = 1": refinement_error(full, reward_noise=1.0),
+            "gradient descent, p = 0.5": refinement_error(full, reward_noise=0.5, **descent),
+        },
+    )

@@ -1,0 +1,148 @@
+"""Runs the jobs of a campaign: one after the other, or through a launcher of Hydra.
+
+Every job is a process of its own, so one that is killed takes no other with it; what it left is
+found when the campaign is run again.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from experiments.campaign import Campaign, Job
+from icl_align.cli import CONF
+
+POLL_SECONDS = 2.0
+LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
+
+
+def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> list[Job]:
+    """Runs the jobs; returns those that failed.
+
+    Args:
+      campaign: whose jobs they are.
+      jobs: what is missing.
+      engine: Hydra overrides that choose a launcher; None runs one job after the other.
+    """
+    if not jobs:
+        return []
+    for job in jobs:
+        job.write()
+        job.file.with_suffix(".failed").unlink(missing_ok=True)
+    with _Watcher(campaign, jobs):
+        if engine is None:
+            for job in jobs:
+                run_job(job.file)
+        else:
+            _launch(campaign.folder, jobs, engine)
+    return [job for job in jobs if not all(run.finished() for run in job.runs)]
+
+
+def run_job(file: Path) -> None:
+    """Runs a job's file in a process of its own, and says so if it fails.
+
+    Its output goes to a .log beside the file; how it failed to a .failed.
+    """
+    with file.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.job", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        try:
+            status = process.wait()
+        except BaseException:  # the job saves its state when it is told to stop
+            process.terminate()
+            process.wait()
+            raise
+    if status:
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        file.with_suffix(".failed").write_text(how + "\n")
+        sys.stderr.write(f"icl_align: job {file.stem}: {how}; see {file.with_suffix('.log')}\n")
+
+
+def launched_job(node) -> None:
+    """The job of Hydra's launchers."""
+    run_job(Path(node.folder) / "jobs" / f"{node.job}.json")
+
+
+def _launch(folder: Path, jobs: list[Job], engine: list[str]) -> None:
+    """All jobs through Hydra, with the launcher that `engine` names."""
+    import hydra
+
+    names = ",".join(job.file.stem for job in jobs)
+    arguments = sys.argv
+    try:
+        # Hydra reads the command line and nothing else.
+        sys.argv = [arguments[0], "-m", f"folder={folder}", f"job={names}", *engine]
+        hydra.main(config_path=str(CONF), config_name="campaign", version_base="1.3")(
+            launched_job
+        )()
+    finally:
+        sys.argv = arguments
+
+
+class _Watcher:
+    """While active, shows how far the whole campaign is, from what its runs have logged."""
+
+    def __init__(self, campaign: Campaign, jobs: list[Job]):
+        self._jobs, self._all = jobs, campaign.runs
+        self._console = Console(stderr=True, highlight=False)
+        self._began = time.time()
+        self._work = sum(job.work() for job in jobs)
+        self._before = self._done()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Watcher":
+        cached = sum(run.finished() for run in self._all.values())
+        self._console.print(
+            f"{len(self._all)} runs: {cached} finished earlier, the others in {len(self._jobs)} "
+            f"jobs of up to {max(job.networks() for job in self._jobs)} networks",
+            soft_wrap=True,
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _done(self) -> float:
+        """Share of the campaign's missing work that is done, in [0, 1]."""
+        done = 0.0
+        for job in self._jobs:
+            parts = [run.steps_done() / run.config.train.steps for run in job.runs]
+            done += job.work() * min(1.0, sum(parts) / len(parts))
+        return done / self._work
+
+    def _line(self, share: float) -> str:
+        finished = sum(all(run.finished() for run in job.runs) for job in self._jobs)
+        seconds = time.time() - self._began
+        made = share - self._before
+        left = f"{_minutes(seconds * (1 - share) / made)} left" if made > 0.005 else "starting"
+        return f"{finished}/{len(self._jobs)} jobs · {_minutes(seconds)} gone · {left}"
+
+    def _watch(self) -> None:
+        if not self._console.is_terminal:
+            while not self._stop.wait(LINE_SECONDS):
+                share = self._done()
+                self._console.print(f"{share:4.0%} · {self._line(share)}", soft_wrap=True)
+            return
+        columns = (BarColumn(), TextColumn("{task.percentage:3.0f}% · {task.description}"))
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task("", total=1.0)
+            while not self._stop.wait(POLL_SECONDS):
+                share = self._done()
+                progress.update(task, completed=share, description=self._line(share))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

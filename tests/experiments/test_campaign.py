@@ -1,0 +1,354 @@
+import contextlib
+import json
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.campaign import Campaign, Run, identity
+from experiments.claim import (
+    SCALES,
+    Arm,
+    Claim,
+    Judgement,
+    Scale,
+    above,
+    agreement,
+    refinement_error,
+    regret,
+)
+from experiments.engine import run_job
+from experiments.report import page_of, write_report
+from icl_align.checkpoints import newest_state
+from icl_align.cli import RunError
+from icl_align.config import WandbConfig
+from icl_align.curves import compute_curves, compute_curves_together
+from icl_align.run import Start, run, run_together
+from icl_align.training import init_state, members_of
+from runs import finish, start, tiny, training_rows
+
+OFF = WandbConfig(mode="disabled")
+TINY = Scale(
+    base=(
+        "+scale=smoke",
+        "evaluation.reward_noise=[0.0]",
+        "evaluation.num_contexts=4",
+        "task.num_responses=4",
+        "gradient_descent.steps=2",
+        "gradient_descent.steps_at_full_noise=1",
+        "train.steps=4",
+        "train.log_every=1",
+    ),
+    learning_rates=(1e-3, 2e-3),
+    learning_rate=2e-3,
+    depths=(1, 1, 2, 3),
+    heads=(1, 2),
+    width_without_mlp=28,
+    width_of_one_block=24,
+)
+FULL, ONE = Arm(), Arm(("model.num_heads=1",))
+AT = {"attempts": 4}
+
+
+def claim(*effects):
+    judgements = tuple(
+        Judgement("controlled", f"effect {n}", effect, above(0.0))
+        for n, effect in enumerate(effects)
+    )
+    return Claim("A claim.", "ours", judgements, {"full": regret(FULL), "one": regret(ONE)})
+
+
+def campaign(folder, *effects, scale=TINY, num_seeds=2, **claims):
+    effects = effects or (regret(ONE, **AT) - regret(FULL, **AT),)
+    return Campaign(claims or {"heads": claim(*effects)}, scale, folder, 7, num_seeds, OFF)
+
+
+def run_all(found):
+    for job in found.missing_jobs(16):
+        job.write()
+        run_job(job.file)
+
+
+# ------------------------------------------------------------------------------------ what is to do
+
+
+def test_arms_that_resolve_to_the_same_configuration_are_one_run(tmp_path):
+    same = Arm(("model.num_heads=2", "model.attention=softmax"))
+    found = campaign(tmp_path, regret(FULL, **AT) - regret(same, **AT))
+    assert len({id(run) for run in found.runs.values()}) == 2 * len(TINY.learning_rates)  # + ONE's
+    assert found.chosen("controlled", FULL) is found.chosen("controlled", same)
+
+
+def test_numbers_that_need_no_compiling_share_a_job(tmp_path):
+    jobs = campaign(tmp_path).missing_jobs(16)
+    assert sorted(len(job.runs) for job in jobs) == [2, 2]  # two rates, for each number of heads
+    assert {job.networks() for job in jobs} == {4}
+    assert [len(job.runs) for job in campaign(tmp_path).missing_jobs(2)] == [1, 1, 1, 1]
+    assert len(campaign(tmp_path).missing_jobs(1)) == 4  # never less than one configuration
+
+
+def test_a_run_is_known_by_what_it_trains_not_by_how_it_is_watched():
+    assert identity(tiny()) == identity(
+        tiny("evaluation.num_contexts=9", "train.keep_checkpoints=5")
+    )
+    others = ["seed=1", "train.learning_rate=0.1", "model.num_heads=1", "num_seeds=2"]
+    assert len({identity(tiny()), *(identity(tiny(option)) for option in others)}) == 5
+
+
+# -------------------------------------------------------------------------------- training together
+
+
+def test_runs_trained_together_are_the_runs_trained_alone(tmp_path):
+    options = ["num_seeds=2", "train.steps=6", "evaluation.own_contexts=true"]
+    configs = [
+        tiny(*options, "train.learning_rate=0.001"),
+        tiny(*options, "train.learning_rate=0.01", "train.clip_norm=0.5", "task.reward_noise=0.3"),
+    ]
+    together = run_together(
+        [(config, tmp_path / f"together{n}", Start()) for n, config in enumerate(configs)]
+    )
+    for n, config in enumerate(configs):
+        alone = run(config, tmp_path / f"alone{n}")
+        assert together[n]["options"] == alone["options"]
+        for learner in ("transformer", "least_squares"):
+            a, b = (
+                curves["learners"][learner]["1.0"]["refinement_error"]["by_seed"]
+                for curves in (together[n], alone)
+            )
+            np.testing.assert_allclose(a, b, atol=1e-3)
+        states = [
+            newest_state(tmp_path / f"{how}{n}", config, print)[1] for how in ("together", "alone")
+        ]
+        for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+        rows = [training_rows(tmp_path / f"{how}{n}") for how in ("together", "alone")]
+        for a, b in zip(*rows, strict=True):
+            assert a["step"] == b["step"]
+            if "train/loss" in a:
+                assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-4)
+    assert together[0]["learners"]["transformer"] != together[1]["learners"]["transformer"]
+
+
+def test_configurations_that_need_two_programs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="share a program"):
+        run_together(
+            [
+                (tiny(), tmp_path / "a", Start()),
+                (tiny("model.num_heads=1"), tmp_path / "b", Start()),
+            ]
+        )
+
+
+def test_one_that_diverges_does_not_stop_the_others(tmp_path):
+    options = ["model.norm=none", "train.clip_norm=null", "train.steps=8"]
+    rates = ("0.001", "1e30")
+    configs = [tiny(*options, f"train.learning_rate={rate}") for rate in rates]
+    good, bad = run_together(
+        [(config, tmp_path / rate, Start()) for config, rate in zip(configs, rates, strict=True)]
+    )
+    assert isinstance(bad, RunError)
+    assert "diverged" in str(bad)
+    assert good["step"] == 8
+    assert Run(configs[1], tmp_path / "1e30").diverged()
+    assert Run(configs[1], tmp_path / "1e30").finished()
+    assert Run(configs[1], tmp_path / "1e30").training_loss() == float("inf")
+    assert Run(configs[0], tmp_path / "0.001").training_loss() < float("inf")
+
+
+def test_every_seed_on_contexts_of_its_own_is_that_seed_alone():
+    options = ["evaluation.own_contexts=true", "evaluation.num_contexts=6"]
+    config = tiny(*options, "num_seeds=2", "seed=3")
+    curves = compute_curves(config, init_state(config))
+    for place, seed in enumerate((3, 4)):
+        one = tiny(*options, f"seed={seed}")
+        alone = compute_curves(one, init_state(one))
+        for learner in ("transformer", "gradient_descent", "best_attempt"):
+            for quantity in ("refinement_error", "agreement"):
+                both = curves["learners"][learner]["0.0"][quantity]["by_seed"]
+                mean = alone["learners"][learner]["0.0"][quantity]["mean"]
+                np.testing.assert_allclose(both[place], mean, atol=1e-4)
+    best = curves["learners"]["best_attempt"]["0.0"]["refinement_error"]["by_seed"]
+    assert abs(best[0][2] - best[1][2]) > 1e-3  # other contexts
+
+
+def test_curves_of_several_configurations_are_those_of_each():
+    configs = [tiny("num_seeds=2"), tiny("num_seeds=2", "train.learning_rate=0.5")]
+    states = [init_state(config) for config in configs]
+    states[1] = states[1]._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, states[1].params))
+    together = compute_curves_together(
+        configs, jax.tree.map(lambda a, b: np.concatenate([a, b]), *states)
+    )
+    for config, state, found in zip(configs, states, together, strict=True):
+        alone = compute_curves(config, state)
+        for learner, levels in alone["learners"].items():
+            for bound in ("mean", "low", "high"):
+                np.testing.assert_allclose(
+                    found["learners"][learner]["1.0"]["refinement_error"][bound],
+                    levels["1.0"]["refinement_error"][bound],
+                    atol=1e-4,
+                )
+    assert members_of(*configs).learning_rate.tolist() == pytest.approx([2e-3, 2e-3, 0.5, 0.5])
+
+
+# ------------------------------------------------------------------------------- the whole campaign
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("campaign")
+    cubed = {"under": ("task.reward_transform=power",), **AT}
+    effects = (
+        regret(ONE, **AT) - regret(FULL, **AT),
+        agreement(FULL, **cubed),
+        refinement_error(FULL, learner="best_attempt", **AT),
+    )
+    found = campaign(folder, *effects)
+    run_all(found)
+    return folder, effects
+
+
+def test_nothing_is_left_of_a_finished_campaign_and_a_larger_one_runs_only_what_is_new(finished):
+    folder, effects = finished
+    assert campaign(folder, *effects).missing_jobs(16) == []
+    linear = regret(Arm(("+ablation=linear_attn",), tuned=False), **AT)
+    (job,) = campaign(folder, *effects, linear).missing_jobs(16)
+    assert [run.config.model.attention for run in job.runs] == ["linear"]
+    assert len(campaign(folder, *effects, num_seeds=3).missing_jobs(16)) == 2  # other runs
+
+
+def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    runs = {rate: found._runs[FULL, rate] for rate in TINY.learning_rates}
+    losses = {rate: run.training_loss() for rate, run in runs.items()}
+    best = runs[min(losses, key=losses.get)]
+    assert found.chosen("controlled", FULL) is best
+    assert found.chosen("published", FULL) is runs[TINY.learning_rate]
+    rows = training_rows(best.folder)
+    assert losses[best.config.train.learning_rate] == pytest.approx(
+        np.mean([row["train/loss"] for row in rows if "train/loss" in row and row["step"] > 3.6])
+    )
+    values = [found.values("controlled", effect) for effect in effects]
+    assert all(value.shape == (2,) for value in values)
+    curves = json.loads((best.folder / "curves.json").read_text())
+    mine = np.array(curves["learners"]["transformer"]["0.0"]["regret"]["by_seed"])[:, 4]
+    np.testing.assert_allclose(found.values("controlled", regret(FULL, **AT)), mine)
+    np.testing.assert_allclose(values[0], found.values("controlled", regret(ONE, **AT)) - mine)
+    # A monotone transform leaves the best attempt where it was, and moves what the transformer sees.
+    assert np.abs(values[1] - found.values("controlled", agreement(FULL, **AT))).max() > 0
+
+
+def test_the_report_is_whole_and_needs_no_network(finished):
+    folder, effects = finished
+    page = write_report(campaign(folder, *effects), OFF, "the command", 33)
+    text, html = (folder / "report" / "report.md").read_text(), page.read_text()
+    assert text.index("| verdict |") < text.index("## ")
+    assert text.count("**undecided**") == 6  # two seeds decide nothing; table and section
+    assert "http" not in html
+    assert html.count("data:image/png;base64,") == 1
+    assert '<h2 id="heads">' in html
+    assert '<a href="#heads">' in html
+    rows = json.loads((folder / "report" / "verdicts.json").read_text())
+    assert [row["verdict"] for row in rows] == ["undecided"] * 3
+    assert all("fewer than 5" in row["reason"] for row in rows)
+    for word in ("jax 0", "seeds 7 to 8", "parameters", "minutes of jobs", "the command"):
+        assert word in text, word
+
+
+def test_a_missing_run_is_said_and_does_not_stop_the_report(tmp_path):
+    page = write_report(campaign(tmp_path), OFF, "the command", 33)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "a run is missing" in text
+    assert "missing" in page.read_text()
+
+
+def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, capfd):
+    found = campaign(tmp_path)
+    broken = next(iter(found.runs.values())).folder
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where a folder should be")
+    run_all(found)
+    assert "exit status" in capfd.readouterr().err
+    (failed,) = tmp_path.glob("jobs/*.failed")
+    assert failed.with_suffix(".log").read_text()
+    assert sum(run.finished() for run in found.runs.values()) == 2  # the other job went on
+    broken.unlink()
+    run_all(campaign(tmp_path))
+    assert campaign(tmp_path).missing_jobs(16) == []
+
+
+def test_a_killed_campaign_goes_on_and_gives_the_same(tmp_path):
+    options = ["gradient_descent", "scale=smoke", "num_seeds=2", "seed=3", "wandb.mode=disabled"]
+    process = start(*options, f"folder={tmp_path / 'killed'}", module="experiments")
+    pattern = "runs/*/checkpoints/*"
+    until = time.time() + 120
+    while not any((tmp_path / "killed").glob(pattern)) and time.time() < until:
+        time.sleep(0.05)
+    jobs = (tmp_path / "killed" / "jobs").glob("*.json")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    for pid in _children_of_jobs([str(job) for job in jobs]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    status, out, err = finish(
+        start(*options, f"folder={tmp_path / 'killed'}", module="experiments")
+    )
+    assert status == 0, err
+    assert "report: " in out
+    rows = json.loads((tmp_path / "killed" / "report" / "verdicts.json").read_text())
+    assert len(rows) == 3
+    assert all(np.isfinite(row["effect"]) for row in rows)
+    status, out, err = finish(
+        start(*options, f"folder={tmp_path / 'killed'}", module="experiments")
+    )
+    assert status == 0
+    assert "jobs" not in err  # nothing was left to do
+    assert json.loads((tmp_path / "killed" / "report" / "verdicts.json").read_text()) == rows
+
+
+def _children_of_jobs(files):
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        if set(process.info["cmdline"] or []) & set(files):
+            yield process.pid
+
+
+# --------------------------------------------------------------------------------------- the command
+
+
+def test_without_arguments_the_claims_are_listed():
+    status, out, _ = finish(start(module="experiments"))
+    assert status == 0
+    assert "One head is worst" in out
+    assert "Wang et al. (2024)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["head"], ["claim=head", "did you mean heads"]),
+        (["heads", "scale=huge"], ["scale=huge", "smoke, small, paper"]),
+        (["scale=smoke"], ["claim=", "name some of"]),
+        (["heads", "hydra/launcher=joblib"], ["needs -m"]),
+        (["heads", "num_seed=3"], ["num_seed=3"]),
+    ],
+)
+def test_a_wrong_argument_ends_in_one_line(tmp_path, arguments, words):
+    status, _, err = finish(start(*arguments, module="experiments", cwd=tmp_path))
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert all(word in err for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_what_the_text_says(tmp_path):
+    page = page_of(
+        "# A\n\n| a | b |\n| --- | --- |\n| 1 | **supported** |\n\n## reward noise\n", tmp_path
+    )
+    assert '<strong class="supported">supported</strong>' in page
+    assert '<h2 id="reward-noise">reward noise</h2>' in page
+    assert SCALES  # the scales are a closed list

@@ -1,0 +1,95 @@
+import pytest
+
+from experiments import claims
+from experiments.campaign import Campaign
+from experiments.claim import SCALES, Arm, Range, above, below, regret, within
+from experiments.report import parameters_of
+from icl_align.cli import compose_config
+from icl_align.config import LEARNERS, WandbConfig
+from icl_align.metrics import QUANTITIES
+
+EVERY = [(name, scale) for name in claims.NAMES for scale in SCALES]
+
+
+@pytest.fixture(scope="module", params=SCALES)
+def campaign(request, tmp_path_factory):
+    scale = SCALES[request.param]
+    every = {name: claims.load(name, scale) for name in claims.NAMES}
+    folder = tmp_path_factory.mktemp(request.param)
+    return Campaign(every, scale, folder, 100, 5, WandbConfig(mode="disabled"))
+
+
+def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
+    assert len(campaign.runs) > 20  # the constructor has composed and checked them all
+    assert all(run.config.num_seeds == 5 for run in campaign.runs.values())
+    assert all(run.config.evaluation.own_contexts for run in campaign.runs.values())
+    for run in campaign.runs.values():
+        for under in run.evaluations:
+            assert run.evaluated(under) != run.config
+
+
+def test_every_reading_is_of_something_that_a_run_gives(campaign):
+    for claim in campaign.claims.values():
+        for _, reading in claim.readings():
+            assert reading.quantity in QUANTITIES
+            assert reading.learner in LEARNERS
+            assert reading.reward_noise in campaign.base.evaluation.reward_noise
+            assert reading.attempts <= campaign.most_attempts()
+
+
+def test_no_claim_is_without_a_figure_a_place_and_a_judgement(campaign):
+    for name, claim in campaign.claims.items():
+        assert claim.sentence.endswith(".")
+        assert claim.place
+        assert claim.judgements
+        assert len(claim.figure) >= 2
+        assert len({effect.terms[0][1].quantity for effect in claim.figure.values()}) == 1, name
+        predictions = [judgement.prediction for judgement in claim.judgements]
+        assert len(set(predictions)) == len(predictions)
+
+
+@pytest.mark.parametrize("name", ["depth", "softmax", "heads", "mlp"])
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_claims_about_the_architecture_are_judged_twice_and_controlled_ones_are_tuned(name, scale):
+    claim = claims.load(name, scale)
+    assert {judgement.how for judgement in claim.judgements} == {"published", "controlled"}
+    for how, reading in claim.readings():
+        assert reading.arm.tuned or how == "published"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_matched_variants_have_the_parameters_of_the_base(scale):
+    scale = SCALES[scale]
+    base = parameters_of(compose_config([*scale.base]))
+    narrow = parameters_of(compose_config([*scale.base, "+ablation=no_mlp"]))
+    width = f"model.width={scale.width_without_mlp}"
+    wide = parameters_of(compose_config([*scale.base, "+ablation=no_mlp", width]))
+    assert wide == pytest.approx(base, rel=0.05)
+    assert narrow < 0.5 * base
+    width = (f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
+    block = parameters_of(compose_config([*scale.base, "+ablation=shallow", *width]))
+    assert block == pytest.approx(base, rel=0.05)
+
+
+def test_the_base_is_one_of_the_depths_and_head_counts():
+    for scale in SCALES.values():
+        config = compose_config([*scale.base])
+        assert config.model.num_layers in scale.depths
+        assert config.model.num_heads in scale.heads
+        assert scale.heads[0] == 1
+        assert scale.learning_rate in scale.learning_rates
+        assert list(scale.depths) == sorted(scale.depths)
+
+
+def test_effects_add_up_and_change_sign():
+    a, b = regret(Arm()), regret(Arm(("model.num_heads=1",)))
+    assert (a - b).terms == a.terms + ((-1, b.terms[0][1]),)
+    assert (a - (a - b)).terms == ((1, a.terms[0][1]), (-1, a.terms[0][1]), (1, b.terms[0][1]))
+    assert [reading.attempts for _, reading in (a + b).after(3).terms] == [3, 3]
+
+
+def test_ranges_read_as_they_are():
+    assert str(above(0.04)) == "above 0.04"
+    assert str(below(0.2)) == "below 0.2"
+    assert str(within(0.01)) == "-0.01 to 0.01"
+    assert str(Range(0.5, 1.0)) == "0.5 to 1"

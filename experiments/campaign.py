@@ -235,10 +235,10 @@ class Campaign:
         """Whether a comparison can show anything: the answers of at least one of its arms agree
         with gradient descent's more than not. True for what compares no arms.
         """
-        arms = dict.fromkeys(reading.arm for _, reading in effect.terms)
+        agreements = {agreement(r.arm, attempts=r.attempts) for _, r in effect.terms}
         return len(effect.terms) == 1 or any(
             found is not None and np.mean(found) > LEARNED_AGREEMENT
-            for found in (self.values(how, agreement(arm)) for arm in arms)
+            for found in (self.values(how, effect) for effect in agreements)
         )
 
     def values(self, how: str, effect: Effect) -> np.ndarray | None:

@@ -212,12 +212,12 @@ def _rule(registered: int) -> str:
         "loss over the same grid. One-sided t-tests ask whether the mean is inside or outside the "
         f"range; their p is corrected for all {registered} judgements after Holm. *Supported*: "
         "inside, corrected p < 0.05, and the 95% bootstrap interval inside as well. "
-        "*Contradicted*: the same, outside. *Undecided*: anything else, fewer than "
-        f"{LEAST_SEEDS} seeds, or a comparison of runs none of which has learned to rank (agreement "
-        f"with gradient descent above {LEARNED_AGREEMENT}). The bootstrap interval of 5 seeds is too narrow by itself (it "
-        "covers a Gaussian mean in about 83 of 100 samples). Ranges, quantities and seeds were "
-        "written down before these runs; `experiments/claim.py` says where the smallest effects "
-        "that count come from."
+        f"*Contradicted*: the same, outside. *Undecided*: anything else, fewer than {LEAST_SEEDS} "
+        "seeds, or a comparison of runs none of which has learned to rank (agreement with gradient "
+        f"descent above {LEARNED_AGREEMENT}). The bootstrap interval of 5 seeds is too narrow by "
+        "itself (it covers a Gaussian mean in about 83 of 100 samples). Ranges, quantities and "
+        "seeds were written down before these runs; `experiments/claim.py` says where the "
+        "smallest effects that count come from."
     )
 
 

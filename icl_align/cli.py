@@ -28,7 +28,16 @@ _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 MULTIRUN = {"-m", "--multirun"}
+# A plugin's own name for its launcher or sweeper -> the extra of this package that installs it.
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "optuna": "optuna",
+}
 USAGE_ERROR = 2  # exit status of a wrong option or a run folder that cannot be used
+SIGNALLED = 128  # with the signal's number added: exit status of a run that a signal stopped
 
 
 class RunError(Exception):
@@ -163,7 +172,10 @@ def _explain(error: Exception, parsed: list) -> ConfigError:
     for override in parsed:
         if override.key_or_group == key and key in fields:
             return ConfigError(key, override.value(), f"must be {allowed(fields[key])}")
-    return ConfigError(key or "options", "", " ".join(str(error).split()))
+    if key is None:
+        return ConfigError("options", "", " ".join(str(error).split()))
+    value = next((o.input_line.partition("=")[2] for o in parsed if o.key_or_group == key), "")
+    return ConfigError(key, value, " ".join(str(error).split()))
 
 
 def check_command_line(arguments: list[str]) -> None:
@@ -177,21 +189,67 @@ def check_command_line(arguments: list[str]) -> None:
     if not flags <= MULTIRUN:
         return  # another config folder or one of Hydra's own questions: Hydra answers
     parsed = parse_overrides(overrides)
-    if any(o.key_or_group == "hydra/sweeper" for o in parsed):
-        overrides = [o.input_line for o in parsed if not o.is_sweep_override()]
-        compose_config(overrides)
-        return
-    if not flags:
-        for override in parsed:
-            if override.is_sweep_override():
-                raise ConfigError(
-                    override.key_or_group, override.input_line.partition("=")[2], "sweeps need -m"
-                )
+    check_engines(parsed, sweeps=bool(flags))
+    for override in parsed:
+        text = override.input_line.partition("=")[2]
+        if override.is_sweep_override() and not flags:
+            raise ConfigError(override.key_or_group, text, "sweeps need -m")
+        if override.is_interval_sweep() and not any(
+            o.key_or_group == "hydra/sweeper" for o in parsed
+        ):
+            raise ConfigError(
+                override.key_or_group, text, "a range is for a search: hydra/sweeper=learning_rate"
+            )
+    parsed = [override for override in parsed if not override.is_interval_sweep()]
     for job in itertools.islice(_jobs(parsed), MOST_CHECKED_JOBS):
         compose_config(job)
     for override in parsed:
         if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir"):
             check_folder(override.key_or_group, str(override.value()))
+
+
+def check_engines(parsed: list, sweeps: bool) -> None:
+    """Checks what the overrides ask of Hydra itself: the launcher, the sweeper and their options.
+
+    Args:
+      parsed: Hydra's parse of the overrides.
+      sweeps: whether -m is given.
+
+    Raises:
+      ConfigError: a launcher or sweeper that is unknown or not installed, an option that it does
+        not have, or no -m.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    asked = [override for override in parsed if _is_for_hydra(override.key_or_group)]
+    engines = [o for o in asked if o.key_or_group in ("hydra/launcher", "hydra/sweeper")]
+    if all(override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") for override in asked):
+        return
+    register_options()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for override in engines:
+            group, name = override.key_or_group, override.input_line.partition("=")[2]
+            if override.is_add():
+                raise ConfigError(f"+{group}", name, f"write {group}={name}")
+            known = loader.get_group_options(group)
+            file = CONF / group / f"{name}.yaml"
+            plugin = OmegaConf.load(file).defaults[0] if file.exists() else name
+            if plugin in EXTRAS and plugin not in known:
+                extra = EXTRAS[plugin]
+                raise ConfigError(group, name, f"needs pip install 'icl_align[{extra}]'")
+            if name not in known:
+                raise ConfigError(group, name, f"must be one of {', '.join(known)}")
+            if not sweeps:
+                raise ConfigError(group, name, "sweeps need -m")
+        try:
+            compose("config", [o.input_line for o in asked], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error, parsed) from error
 
 
 def check_folder(key: str, value: str) -> None:
@@ -315,23 +373,40 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
 
     register_options()
     # Hydra's parser wants its flags before the overrides.
-    sys.argv[1:] = sorted(arguments, key=lambda text: text not in MULTIRUN)
-    failed = []
+    sys.argv[1:] = sorted(_with_absolute_sweep(arguments), key=lambda text: text not in MULTIRUN)
 
     @functools.wraps(job)
     def guarded(node):
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        with one_line_errors():
-            try:
-                job(node)
-            except RunError as error:  # the other jobs of a sweep go on; a signal stops them all
-                if error.status != 1 or HydraConfig.get().mode != RunMode.MULTIRUN:
-                    raise
-                sys.stderr.write(f"icl_align: error: {error}\n")
-                failed.append(node)
+        try:
+            return job(node)
+        except (ConfigError, RunError) as error:
+            if _sweep_goes_on(error):
+                raise
+            with one_line_errors():
+                raise
 
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(guarded)()
-    if failed:
-        sys.exit(1)
+
+
+def _sweep_goes_on(error: ConfigError | RunError) -> bool:
+    """Whether this process is a job of a sweep that goes on: FailedJobs then reports the error."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from icl_align.sweeps import runs_one_by_one
+
+    hydra = HydraConfig.get()
+    by_signal = isinstance(error, RunError) and error.status > SIGNALLED
+    return hydra.mode == RunMode.MULTIRUN and not (by_signal and runs_one_by_one(hydra))
+
+
+def _with_absolute_sweep(arguments: list[str]) -> list[str]:
+    """The arguments with an absolute hydra.sweep.dir: a job may start in another folder."""
+    absolute = []
+    for argument in arguments:
+        if argument.startswith("hydra.sweep.dir="):
+            folder = str(parse_overrides([argument])[0].value())
+            quoted = str(Path(folder).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+            argument = f"hydra.sweep.dir='{quoted}'"
+        absolute.append(argument)
+    return absolute

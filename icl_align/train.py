@@ -6,11 +6,18 @@ python -m icl_align.train [KEY=VALUE ...]; --help lists every option.
 from icl_align.cli import run_with_hydra
 
 
-def job(node) -> None:
-    """One run under Hydra, in the folder that Hydra chose."""
+def job(node) -> float:
+    """One run under Hydra, in the folder that Hydra chose.
+
+    Returns:
+      The loss at the end of training, for a sweeper that searches.
+    """
+    from icl_align.shares import keep_share
+
+    keep_share()  # before JAX starts its threads
     from icl_align.run import run_in_hydra_folder
 
-    run_in_hydra_folder(node)
+    return run_in_hydra_folder(node)
 
 
 def main() -> None:

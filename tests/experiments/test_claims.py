@@ -83,7 +83,7 @@ def test_the_base_is_one_of_the_depths_and_head_counts():
 
 def test_effects_add_up_and_change_sign():
     a, b = regret(Arm()), regret(Arm(("model.num_heads=1",)))
-    assert (a - b).terms == a.terms + ((-1, b.terms[0][1]),)
+    assert (a - b).terms == (*a.terms, (-1, b.terms[0][1]))
     assert (a - (a - b)).terms == ((1, a.terms[0][1]), (-1, a.terms[0][1]), (1, b.terms[0][1]))
     assert [reading.attempts for _, reading in (a + b).after(3).terms] == [3, 3]
 

@@ -30,7 +30,8 @@ class Scale:
       base: overrides of every run of the campaign.
       learning_rates: the grid over which every tuned arm is trained.
       learning_rate: the one of the grid that untuned arms take, as the published study took one.
-      depths, heads: from least to most; the base has the second most, and the most.
+      depths: few blocks, those after which depth saturates, and more.
+      heads: one, those that are enough, and more.
       width_without_mlp, width_of_one_block: widths at which these variants have the base's
         number of parameters.
     """
@@ -38,8 +39,8 @@ class Scale:
     base: tuple[str, ...]
     learning_rates: tuple[float, ...]
     learning_rate: float
-    depths: tuple[int, int, int, int]
-    heads: tuple[int, ...]
+    depths: tuple[int, int, int]
+    heads: tuple[int, int, int]
     width_without_mlp: int
     width_of_one_block: int
 
@@ -55,7 +56,7 @@ SCALES = {
         ),
         learning_rates=(1e-3, 2e-3),
         learning_rate=2e-3,
-        depths=(1, 1, 2, 3),
+        depths=(1, 2, 3),
         heads=(1, 2, 4),
         width_without_mlp=28,
         width_of_one_block=24,
@@ -68,7 +69,7 @@ SCALES = {
         ),
         learning_rates=(1e-3, 2e-3, 4e-3),
         learning_rate=2e-3,
-        depths=(1, 2, 4, 6),
+        depths=(1, 4, 6),
         heads=(1, 2, 4),
         width_without_mlp=112,
         width_of_one_block=128,
@@ -77,8 +78,8 @@ SCALES = {
         base=("+experiment=paper",),
         learning_rates=(5e-5, 1e-4, 2e-4),
         learning_rate=1e-4,
-        depths=(5, 10, 15, 20),
-        heads=(1, 3, 4, 6),
+        depths=(5, 15, 20),
+        heads=(1, 3, 6),
         width_without_mlp=168,
         width_of_one_block=429,
     ),

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from experiments.campaign import Campaign, Job
 from icl_align.cli import CONF
+from icl_align.shares import share_of_host
 
 POLL_SECONDS = 2.0
 LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
@@ -44,12 +45,13 @@ def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> l
 
 
 def run_job(file: Path) -> None:
-    """Runs a job's file in a process of its own, and says so if it fails.
+    """Runs a job's file in a process of its own, in its share of this machine, and says so if it
+    fails.
 
     Its output goes to a .log beside the file; how it failed to a .failed.
     """
-    with file.with_suffix(".log").open("a") as log:
-        process = subprocess.Popen(
+    with file.with_suffix(".log").open("a") as log, share_of_host() as share:
+        process = share.popen(
             [sys.executable, "-m", "experiments.job", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,

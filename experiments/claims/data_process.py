@@ -19,7 +19,8 @@ INDEPENDENT = "task=independent_corruption"
 
 def claim(scale: Scale) -> Claim:
     """Responses no longer lie on a line in the reward, so no regression on a line can help."""
-    softmax, linear = Arm((INDEPENDENT,)), Arm((INDEPENDENT, "+ablation=linear_attn"))
+    softmax = Arm((INDEPENDENT,), tuned=False)
+    linear = Arm((INDEPENDENT, "+ablation=linear_attn"), tuned=False)
     return Claim(
         sentence="Where responses do not lie on a line, softmax attention tracks gradient descent "
         "and beats linear attention.",

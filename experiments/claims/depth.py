@@ -16,8 +16,8 @@ from experiments.claim import (
 
 def claim(scale: Scale) -> Claim:
     """From the shallowest to the deepest of the scale; one wide block has as many parameters."""
-    least, middle, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
-    few, some, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]
+    least, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
+    few, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]
     wide = Arm(
         ("+ablation=shallow", f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
     )
@@ -32,6 +32,12 @@ def claim(scale: Scale) -> Claim:
                 above(ERROR_THAT_COUNTS),
             ),
             Judgement(
+                "published",
+                f"with {deep} the error is that of {base}",
+                refinement_error(many) - refinement_error(most),
+                within(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
                 "controlled",
                 f"with {few} it ranks worse than with {base}",
                 regret(least) - regret(many),
@@ -43,18 +49,10 @@ def claim(scale: Scale) -> Claim:
                 regret(wide) - regret(many),
                 above(REGRET_THAT_COUNTS),
             ),
-            Judgement(
-                "controlled",
-                f"with {deep} it ranks as with {base}",
-                regret(many) - regret(most),
-                within(REGRET_THAT_COUNTS),
-            ),
         ),
         figure={
             few: regret(least),
-            some: regret(middle),
             base: regret(many),
-            deep: regret(most),
             "1 block, as many parameters": regret(wide),
         },
     )

@@ -16,8 +16,7 @@ from experiments.claim import (
 
 def claim(scale: Scale) -> Claim:
     """The heads share the width, so every arm has the same parameters."""
-    arms = {heads: Arm((f"model.num_heads={heads}",)) for heads in scale.heads}
-    one, enough, most = arms[1], arms[scale.heads[1]], arms[scale.heads[-1]]
+    one, enough, most = [Arm((f"model.num_heads={heads}",)) for heads in scale.heads]
     return Claim(
         sentence="One head is worst, and a few are enough.",
         place="Wang et al. (2024), Theorem 3.3 and synthetic study, (e)",
@@ -29,19 +28,17 @@ def claim(scale: Scale) -> Claim:
                 above(ERROR_THAT_COUNTS),
             ),
             Judgement(
+                "published",
+                f"{scale.heads[1]} heads have the error of {scale.heads[-1]}",
+                refinement_error(enough) - refinement_error(most),
+                within(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
                 "controlled",
                 f"one head ranks worse than {scale.heads[-1]}",
                 regret(one) - regret(most),
                 above(REGRET_THAT_COUNTS),
             ),
-            Judgement(
-                "controlled",
-                f"{scale.heads[1]} heads rank as {scale.heads[-1]} do",
-                regret(enough) - regret(most),
-                within(REGRET_THAT_COUNTS),
-            ),
         ),
-        figure={
-            "1 head" if heads == 1 else f"{heads} heads": regret(arm) for heads, arm in arms.items()
-        },
+        figure={"1 head": regret(one), f"{scale.heads[-1]} heads": regret(most)},
     )

@@ -44,8 +44,8 @@ TINY = Scale(
     ),
     learning_rates=(1e-3, 2e-3),
     learning_rate=2e-3,
-    depths=(1, 1, 2, 3),
-    heads=(1, 2),
+    depths=(1, 2, 3),
+    heads=(1, 2, 4),
     width_without_mlp=28,
     width_of_one_block=24,
 )

@@ -14,7 +14,14 @@ from typing import Optional
 
 from experiments.claim import SCALES
 from experiments.claims import NAMES, load
-from icl_align.cli import MULTIRUN, one_line_errors, options_help, read_options
+from icl_align.cli import (
+    MULTIRUN,
+    check_engines,
+    one_line_errors,
+    options_help,
+    parse_overrides,
+    read_options,
+)
 from icl_align.config import ConfigError, WandbConfig, option
 
 
@@ -70,11 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
         engine = [text for text in arguments if text.lstrip("+~").startswith("hydra")]
         own = [text for text in arguments if "=" in text and text not in engine]
         names = [text for text in arguments if "=" not in text and text not in MULTIRUN]
-        if engine and not swept:
-            raise ConfigError(engine[0].partition("=")[0], engine[0].partition("=")[2], "needs -m")
         if not names:
             raise ConfigError("claim", "", f"name some of {', '.join(NAMES)}, or all")
         names = check_names(names)
+        check_engines(parse_overrides(engine), sweeps=swept)
         options = read_options(CampaignOptions, own)
         folder = Path(options.folder or f"campaigns/{options.scale}")
         status = run_campaign(names, options, own, folder, engine if swept else None)

@@ -31,10 +31,12 @@ from icl_align.curves import is_final
 from icl_align.evaluate import evaluation_config, evaluation_folder
 from icl_align.files import write_json
 from icl_align.run_folder import saved_config
+from icl_align.sweeps import final_loss
 from icl_align.tracking import read_rows
 
 # Mean cosine with gradient descent's answers from which a transformer counts as trained.
 LEARNED_AGREEMENT = 0.5
+LARGEST_SHARE_BEFORE_EVALUATION = 0.95
 
 
 def identity(config: Config) -> str:
@@ -51,6 +53,7 @@ class Run:
     folder: Path
     tags: set[str] = dataclasses.field(default_factory=set)
     evaluations: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
+    _curves: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def diverged(self) -> bool:
         """Whether its training ended in a number that is not finite."""
@@ -58,11 +61,13 @@ class Run:
 
     def curves(self, under: tuple[str, ...] = ()) -> dict[str, Any] | None:
         """Its curves, under the overrides of another evaluation; None if they are missing."""
-        path = self.evaluation_folder(under) / "curves.json"
-        if not path.exists():
-            return None
-        found = json.loads(path.read_text())
-        return found if is_final(self.evaluated(under), found) else None
+        if under not in self._curves:
+            path = self.evaluation_folder(under) / "curves.json"
+            found = json.loads(path.read_text()) if path.exists() else None
+            if found is None or not is_final(self.evaluated(under), found):
+                return None
+            self._curves[under] = found  # final: read once
+        return self._curves[under]
 
     def evaluated(self, under: tuple[str, ...] = ()) -> Config:
         """The configuration of an evaluation."""
@@ -80,15 +85,15 @@ class Run:
 
     def training_loss(self) -> float:
         """Mean over seeds and the last tenth of the steps; infinite if it diverged."""
-        last = 0.9 * self.config.train.steps
-        rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "train/loss" in row]
-        losses = [row["train/loss"] for row in rows if row["step"] > last]
-        return math.inf if self.diverged() or not losses else float(np.mean(losses))
+        return math.inf if self.diverged() else final_loss(self.folder)
 
-    def steps_done(self) -> int:
-        """How far its log reaches."""
+    def share_done(self) -> float:
+        """How far it is, in [0, 1], by its log."""
+        if self.finished():
+            return 1.0
         rows = read_rows(self.folder / "metrics.jsonl")
-        return max((row["step"] for row in rows), default=0)
+        steps = max((row["step"] for row in rows), default=0)
+        return LARGEST_SHARE_BEFORE_EVALUATION * min(1.0, steps / self.config.train.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +218,7 @@ class Campaign:
             for first in range(0, len(runs), size):
                 part = tuple(runs[first : first + size])
                 digest = identity(part[0].config)
-                jobs.append(Job(part, self.folder / "jobs" / f"{digest}.json"))
+                jobs.append(Job(part, self.folder / "jobs" / f"job_{digest}.json"))
         return jobs
 
     # ------------------------------------------------------------------------------- what they gave

@@ -34,6 +34,8 @@ class Scale:
       heads: one, those that are enough, and more.
       width_without_mlp, width_of_one_block: widths at which these variants have the base's
         number of parameters.
+      steps_to_rank: training steps after which the base has long left the plateau of averaging
+        the attempts.
     """
 
     base: tuple[str, ...]
@@ -43,6 +45,7 @@ class Scale:
     heads: tuple[int, int, int]
     width_without_mlp: int
     width_of_one_block: int
+    steps_to_rank: int
 
 
 SCALES = {
@@ -60,12 +63,13 @@ SCALES = {
         heads=(1, 2, 4),
         width_without_mlp=28,
         width_of_one_block=24,
+        steps_to_rank=20,
     ),
     "small": Scale(
         base=(
             "+scale=small",
             "evaluation.reward_noise=[0.0,0.5,1.0]",
-            "evaluation.num_contexts=256",
+            "evaluation.num_contexts=128",
         ),
         learning_rates=(1e-3, 2e-3, 4e-3),
         learning_rate=2e-3,
@@ -73,6 +77,7 @@ SCALES = {
         heads=(1, 2, 4),
         width_without_mlp=112,
         width_of_one_block=128,
+        steps_to_rank=200,
     ),
     "paper": Scale(
         base=("+experiment=paper",),
@@ -82,6 +87,7 @@ SCALES = {
         heads=(1, 3, 6),
         width_without_mlp=168,
         width_of_one_block=429,
+        steps_to_rank=3000,
     ),
 }
 
@@ -190,7 +196,8 @@ class Judgement:
 
     Args:
       how: "published" reads every arm at the scale's one learning rate, with the paper's
-        quantity and confounds; "controlled" changes one thing and tunes every arm.
+        quantity and confounds; "controlled" changes one thing, and reads a tuned arm at the rate
+        of its lowest training loss. A comparison has tuned arms only, or none.
       prediction: in words, as the claim's authors would have it.
       effect: what is read.
       predicted: where it must lie.

@@ -4,11 +4,14 @@ Every job is a process of its own, so one that is killed takes no other with it;
 found when the campaign is run again.
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +26,7 @@ LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
 
 
 def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> list[Job]:
-    """Runs the jobs; returns those that failed.
+    """Runs the jobs; returns those that are not finished then.
 
     Args:
       campaign: whose jobs they are.
@@ -34,8 +37,7 @@ def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> l
         return []
     for job in jobs:
         job.write()
-        job.file.with_suffix(".failed").unlink(missing_ok=True)
-    with _Watcher(campaign, jobs):
+    with _Watcher(campaign, jobs), _sigterm_as_an_exception():
         if engine is None:
             for job in jobs:
                 run_job(job.file)
@@ -44,49 +46,78 @@ def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> l
     return [job for job in jobs if not all(run.finished() for run in job.runs)]
 
 
-def run_job(file: Path) -> None:
+@contextlib.contextmanager
+def _sigterm_as_an_exception() -> Iterator[None]:
+    """SIGTERM ends a campaign as Ctrl-C does: its jobs are told, save and stop."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_job(file: Path, starter: int | None = None) -> None:
     """Runs a job's file in a process of its own, in its share of this machine, and says so if it
     fails.
 
     Its output goes to a .log beside the file; how it failed to a .failed.
+
+    Args:
+      file: the job.
+      starter: the process whose end stops the job, beside this one's; the parent of this one.
     """
+    failed = file.with_suffix(".failed")
+    failed.unlink(missing_ok=True)
     with file.with_suffix(".log").open("a") as log, share_of_host() as share:
         process = share.popen(
-            [sys.executable, "-m", "experiments.job", str(file)],
+            [sys.executable, "-m", "experiments.job", str(file), str(os.getpid())],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches it once, through this process
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
+        status = None
         try:
-            status = process.wait()
+            while status is None:
+                if starter is not None and os.getppid() != starter:
+                    raise SystemExit("the campaign is gone")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(POLL_SECONDS)
         except BaseException:  # the job saves its state when it is told to stop
             process.terminate()
             process.wait()
             raise
     if status:
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        file.with_suffix(".failed").write_text(how + "\n")
+        failed.write_text(how + "\n")
         sys.stderr.write(f"icl_align: job {file.stem}: {how}; see {file.with_suffix('.log')}\n")
 
 
 def launched_job(node) -> None:
-    """The job of Hydra's launchers."""
-    run_job(Path(node.folder) / "jobs" / f"{node.job}.json")
+    """The job of Hydra's launchers; a worker of theirs may outlive its campaign."""
+    starter = None if node.campaign == os.getpid() else os.getppid()
+    run_job(Path(node.folder) / "jobs" / f"{node.job}.json", starter)
 
 
 def _launch(folder: Path, jobs: list[Job], engine: list[str]) -> None:
     """All jobs through Hydra, with the launcher that `engine` names."""
     import hydra
 
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     names = ",".join(job.file.stem for job in jobs)
+    own = [f"folder='{quoted}'", f"campaign={os.getpid()}", f"job={names}"]
     arguments = sys.argv
     try:
-        # Hydra reads the command line and nothing else.
-        sys.argv = [arguments[0], "-m", f"folder={folder}", f"job={names}", *engine]
+        sys.argv = [arguments[0], "-m", *own, *engine]  # Hydra reads the command line, nothing else
         hydra.main(config_path=str(CONF), config_name="campaign", version_base="1.3")(
             launched_job
         )()
+    except SystemExit as error:  # Hydra's word for an error that it has printed
+        if error.code != 1:
+            raise
+    except Exception as error:
+        sys.stderr.write(f"icl_align: the launcher failed: {' '.join(str(error).split())}\n")
     finally:
         sys.argv = arguments
 
@@ -121,8 +152,7 @@ class _Watcher:
         """Share of the campaign's missing work that is done, in [0, 1]."""
         done = 0.0
         for job in self._jobs:
-            parts = [run.steps_done() / run.config.train.steps for run in job.runs]
-            done += job.work() * min(1.0, sum(parts) / len(parts))
+            done += job.work() * sum(run.share_done() for run in job.runs) / len(job.runs)
         return done / self._work
 
     def _line(self, share: float) -> str:

@@ -1,13 +1,18 @@
 """One job of a campaign, in a process of its own: trains its runs together and evaluates them.
 
-python -m experiments.job FILE, where FILE is written by `experiments.campaign.Job`.
+python -m experiments.job FILE PARENT: FILE is written by `experiments.campaign.Job`, PARENT is the
+process that starts this one.
 """
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,8 +28,10 @@ from icl_align.curves import compute_curves_together
 from icl_align.files import write_json
 from icl_align.run import Start, StopSignals, run_together
 from icl_align.run_folder import from_dict
+from icl_align.shares import visible_cores
 from icl_align.terminal import Terminal
 
+PARENT_POLL_SECONDS = 2.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -45,8 +52,8 @@ def train(runs: list[Run], group: str) -> list[RunError]:
     """Trains and evaluates what is not finished; returns what failed."""
     began = time.time()
     outcomes: list = []
-    # Runs whose training is over are only evaluated: the others may be anywhere before.
-    for _, part in itertools.groupby(sorted(runs, key=_is_trained), key=_is_trained):
+    # Only runs that have come equally far go on together; the others would have to start afresh.
+    for _, part in itertools.groupby(sorted(runs, key=_newest_step), key=_newest_step):
         starts = [
             (
                 run.config,
@@ -64,13 +71,14 @@ def train(runs: list[Run], group: str) -> list[RunError]:
     return [outcome for outcome in outcomes if isinstance(outcome, RunError)]
 
 
-def _is_trained(run: Run) -> bool:
+def _newest_step(run: Run) -> int:
+    """The step of its newest checkpoint; -1 without any."""
     if not (run.folder / "checkpoints").is_dir():
-        return False
+        return -1
     checkpoints = Checkpoints(run.folder / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     checkpoints.close()
-    return bool(steps) and steps[0] >= run.config.train.steps
+    return steps[0] if steps else -1
 
 
 def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> None:
@@ -90,40 +98,61 @@ def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> Non
 
 
 def _leave_account(runs: list[Run], seconds: float) -> None:
-    """Adds to each run's machine.json what it was made with and how long its job has taken."""
+    """Adds to each run's machine.json what it was made with, and its part of the job's time."""
     device = jax.local_devices()[0]
+    cores = len(visible_cores()) or os.cpu_count()
     for run in runs:
         path = run.folder / "machine.json"
         before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
         account = {
-            "seconds": before + seconds,
-            "runs_at_once": len(runs),
-            "device": platform.machine() + " CPU"
-            if device.platform == "cpu"
-            else device.device_kind,
+            "seconds": before + seconds / len(runs),
+            "device": device.device_kind
+            if device.platform != "cpu"
+            else f"{_cpu()}, {cores} cores",
             "python": platform.python_version(),
             "versions": {"icl_align": icl_align.__version__}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
         }
-        write_json(path, account)
+        if run.folder.is_dir():
+            write_json(path, account)
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _stop_with(parent: int) -> None:
+    """Saves and stops this process, as SIGTERM does, when the one that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
     """Runs the job of the file named on the command line."""
     began = time.time()
-    file = Path(sys.argv[1])
+    file, parent = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     terminal = Terminal()
     runs = read_runs(file)
-    with one_line_errors():
-        failures = train([r for r in runs if not r.diverged()], group=file.parent.parent.name)
-        whole = [run for run in runs if not run.diverged()]
-        for under in sorted({under for run in whole for under in run.evaluations}):
-            asked = [run for run in whole if under in run.evaluations and not run.curves(under)]
-            if asked:
-                evaluate(asked, under, terminal)
+    whole = [run for run in runs if not run.diverged()]
+    try:
+        with one_line_errors():
+            failures = train(whole, group=file.parent.parent.name)
+            whole = [run for run in runs if not run.diverged()]
+            for under in sorted({under for run in whole for under in run.evaluations}):
+                asked = [run for run in whole if under in run.evaluations and not run.curves(under)]
+                if asked:
+                    evaluate(asked, under, terminal)
+            for failure in failures:
+                terminal.warn(str(failure))
+    finally:
         _leave_account(runs, time.time() - began)
-        for failure in failures:
-            terminal.warn(str(failure))
 
 
 if __name__ == "__main__":

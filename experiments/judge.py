@@ -66,9 +66,6 @@ def bootstrap_interval(values: Values, confidence: float = 0.95) -> tuple[float,
 
 def _one_sided(values: Values, bound: float) -> tuple[float, float]:
     """Student's t: the p of "the mean is above the bound", and of "it is below"."""
-    if np.ptp(values) == 0:  # no spread: what is seen is taken for certain
-        side = np.sign(values[0] - bound)
-        return float(side <= 0), float(side >= 0)
     t = (np.mean(values) - bound) / (np.std(values, ddof=1) / math.sqrt(len(values)))
     freedom = len(values) - 1
     return float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
@@ -113,7 +110,7 @@ class Measured(NamedTuple):
     def usable(self) -> bool:
         """Whether it can be tested."""
         enough = self.values is not None and len(self.values) >= 2
-        return enough and self.learned and bool(np.all(np.isfinite(self.values)))
+        return enough and self.learned and bool(np.ptp(self.values) > 0)  # NaN is not above 0
 
 
 def judge(effects: Sequence[Measured], tests: int | None = None) -> list[Finding]:
@@ -145,12 +142,14 @@ def _finding(
     if values is None:
         return Finding(*nothing, 1.0, 1.0, "undecided", "a run is missing")
     if not np.all(np.isfinite(values)):
-        return Finding(*nothing, 1.0, 1.0, "undecided", "a run diverged at every learning rate")
+        return Finding(*nothing, 1.0, 1.0, "undecided", "a seed of one of the runs diverged")
     mean, (low, high) = float(np.mean(values)), bootstrap_interval(values)
     numbers = (mean, low, high, p, corrected)
     if len(values) < LEAST_SEEDS:
         reason = f"{len(values)} seeds are fewer than {LEAST_SEEDS}"
         return Finding(*numbers, "undecided", reason)
+    if np.ptp(values) == 0:
+        return Finding(*numbers, "undecided", "all seeds gave the same number: is it one run?")
     if not effect.learned:
         return Finding(*numbers, "undecided", "none of the compared runs has learned to rank")
     inside = predicted.low < low and high < predicted.high

@@ -1,5 +1,7 @@
 """Depth helps, then saturates."""
 
+import dataclasses
+
 from experiments.claim import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
@@ -18,9 +20,9 @@ def claim(scale: Scale) -> Claim:
     """From the shallowest to the deepest of the scale; one wide block has as many parameters."""
     least, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
     few, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]
-    wide = Arm(
-        ("+ablation=shallow", f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
-    )
+    width = (f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
+    wide, full = Arm(("+ablation=shallow", *width), tuned=False), Arm(tuned=False)
+    many_alike, most_alike = (dataclasses.replace(arm, tuned=False) for arm in (many, most))
     return Claim(
         sentence="Depth helps, then saturates.",
         place="Wang et al. (2024), synthetic study, (c)",
@@ -45,14 +47,21 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "so does one wide block of as many parameters",
-                regret(wide) - regret(many),
+                "so does one wide block of the base's parameters, beside the base",
+                regret(wide) - regret(full),
                 above(REGRET_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                f"with {deep} it ranks as with {base}",
+                regret(many_alike) - regret(most_alike),
+                within(REGRET_THAT_COUNTS),
             ),
         ),
         figure={
             few: regret(least),
             base: regret(many),
-            "1 block, as many parameters": regret(wide),
+            deep: regret(most_alike),
+            "1 wide block": regret(wide),
         },
     )

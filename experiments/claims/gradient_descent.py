@@ -17,6 +17,10 @@ from experiments.claim import (
 def claim(scale: Scale) -> Claim:
     """The errors are equal, and so are the answers, with and without reward noise."""
     full = Arm()
+    descent = {"learner": "gradient_descent"}
+    clean, noisy = refinement_error(full), refinement_error(full, reward_noise=0.5)
+    clean_descent = refinement_error(full, **descent)
+    noisy_descent = refinement_error(full, reward_noise=0.5, **descent)
     return Claim(
         sentence="The transformer tracks gradient descent on the Plackett-Luce loss.",
         place="Wang et al. (2024), Theorem 3.3 and synthetic study, (a)",
@@ -24,7 +28,7 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "published",
                 "both have the same error",
-                refinement_error(full) - refinement_error(full, learner="gradient_descent"),
+                clean - clean_descent,
                 within(ERROR_THAT_COUNTS),
             ),
             Judgement(
@@ -38,6 +42,12 @@ def claim(scale: Scale) -> Claim:
                 "also when half of the rewards are noise",
                 agreement(full, reward_noise=0.5),
                 above(AGREEMENT_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "this noise costs both the same error",
+                noisy - clean - noisy_descent + clean_descent,
+                within(ERROR_THAT_COUNTS),
             ),
         ),
         figure={

@@ -1,5 +1,7 @@
 """Several heads are needed."""
 
+import dataclasses
+
 from experiments.claim import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
@@ -17,6 +19,7 @@ from experiments.claim import (
 def claim(scale: Scale) -> Claim:
     """The heads share the width, so every arm has the same parameters."""
     one, enough, most = [Arm((f"model.num_heads={heads}",)) for heads in scale.heads]
+    enough_alike, most_alike = (dataclasses.replace(arm, tuned=False) for arm in (enough, most))
     return Claim(
         sentence="One head is worst, and a few are enough.",
         place="Wang et al. (2024), Theorem 3.3 and synthetic study, (e)",
@@ -39,6 +42,16 @@ def claim(scale: Scale) -> Claim:
                 regret(one) - regret(most),
                 above(REGRET_THAT_COUNTS),
             ),
+            Judgement(
+                "controlled",
+                f"{scale.heads[1]} heads rank as {scale.heads[-1]} do",
+                regret(enough_alike) - regret(most_alike),
+                within(REGRET_THAT_COUNTS),
+            ),
         ),
-        figure={"1 head": regret(one), f"{scale.heads[-1]} heads": regret(most)},
+        figure={
+            "1 head": regret(one),
+            f"{scale.heads[1]} heads": regret(enough_alike),
+            f"{scale.heads[-1]} heads": regret(most),
+        },
     )

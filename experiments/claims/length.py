@@ -28,8 +28,8 @@ def claim(scale: Scale) -> Claim:
             ),
         ),
         figure={
-            "trained on 20 attempts": agreement(Arm()),
-            "on 10, learned positions": agreement(positions),
-            "on 10, no positions": agreement(without),
+            "trained on all": agreement(Arm(tuned=False)),
+            "on at most 10, learned positions": agreement(positions),
+            "on at most 10, no positions": agreement(without),
         },
     )

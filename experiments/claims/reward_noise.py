@@ -13,10 +13,9 @@ from experiments.claim import (
 
 
 def claim(scale: Scale) -> Claim:
-    """Judged by the transformer trained on clean rewards, as published, and by gradient descent."""
+    """The transformer is trained on clean rewards, as published, and evaluated under noise."""
     full = Arm()
     clean, half = refinement_error(full), refinement_error(full, reward_noise=0.5)
-    descent = {"learner": "gradient_descent"}
     few = refinement_error(full, reward_noise=1.0, attempts=2)
     return Claim(
         sentence="Reward noise degrades refinement, and p = 1 leaves nothing.",
@@ -36,18 +35,17 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "the noise costs the transformer what it costs gradient descent, or less",
-                half
-                - clean
-                - refinement_error(full, reward_noise=0.5, **descent)
-                + refinement_error(full, **descent),
-                below(ERROR_THAT_COUNTS),
+                "p = 0.5 has a larger error than p = 0, at the best learning rate",
+                half - clean,
+                above(ERROR_THAT_COUNTS),
             ),
         ),
         figure={
             "p = 0": clean,
             "p = 0.5": half,
             "p = 1": refinement_error(full, reward_noise=1.0),
-            "gradient descent, p = 0.5": refinement_error(full, reward_noise=0.5, **descent),
+            "gradient descent, p = 0.5": refinement_error(
+                full, reward_noise=0.5, learner="gradient_descent"
+            ),
         },
     )

@@ -5,15 +5,16 @@ from experiments.claim import REGRET_THAT_COUNTS, Arm, Claim, Judgement, Scale, 
 
 def claim(scale: Scale) -> Claim:
     """Compared after the same steps, each of which costs three times as much with three tokens."""
-    triplet = Arm(("model.tokens=triplet",), tuned=False)
-    interleaved = Arm(("model.tokens=interleaved",), tuned=False)
+    steps = f"train.steps={scale.steps_to_rank}"
+    triplet = Arm(("model.tokens=triplet", steps), tuned=False)
+    interleaved = Arm(("model.tokens=interleaved", steps), tuned=False)
     return Claim(
         sentence="One token an attempt learns to rank sooner than three.",
         place="ours; the layout of Wang et al. (2024) has three",
         judgements=(
             Judgement(
-                "published",
-                "after the same steps three tokens rank worse",
+                "controlled",
+                f"after the same {scale.steps_to_rank} steps three tokens rank worse",
                 regret(interleaved) - regret(triplet),
                 above(REGRET_THAT_COUNTS),
             ),

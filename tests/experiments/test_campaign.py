@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import signal
@@ -48,6 +47,7 @@ TINY = Scale(
     heads=(1, 2, 4),
     width_without_mlp=28,
     width_of_one_block=24,
+    steps_to_rank=4,
 )
 FULL, ONE = Arm(), Arm(("model.num_heads=1",))
 AT = {"attempts": 4}
@@ -287,12 +287,12 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(tmp_path):
     until = time.time() + 120
     while not any((tmp_path / "killed").glob(pattern)) and time.time() < until:
         time.sleep(0.05)
-    jobs = (tmp_path / "killed" / "jobs").glob("*.json")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    for pid in _children_of_jobs([str(job) for job in jobs]):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    jobs = [str(job) for job in (tmp_path / "killed" / "jobs").glob("*.json")]
+    while _processes_of(jobs) and time.time() < until:  # they save and stop by themselves
+        time.sleep(0.2)
+    assert not _processes_of(jobs)
     status, out, err = finish(
         start(*options, f"folder={tmp_path / 'killed'}", module="experiments")
     )
@@ -309,12 +309,11 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(tmp_path):
     assert json.loads((tmp_path / "killed" / "report" / "verdicts.json").read_text()) == rows
 
 
-def _children_of_jobs(files):
+def _processes_of(files):
     import psutil
 
-    for process in psutil.process_iter(["cmdline"]):
-        if set(process.info["cmdline"] or []) & set(files):
-            yield process.pid
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if set(line) & set(files)]
 
 
 # --------------------------------------------------------------------------------------- the command

@@ -54,7 +54,8 @@ def test_claims_about_the_architecture_are_judged_twice_and_controlled_ones_are_
     claim = claims.load(name, scale)
     assert {judgement.how for judgement in claim.judgements} == {"published", "controlled"}
     for how, reading in claim.readings():
-        assert reading.arm.tuned or how == "published"
+        matched = any(text.startswith("model.width=") for text in reading.arm.overrides)
+        assert reading.arm.tuned or how == "published" or matched
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])

@@ -16,6 +16,7 @@ from experiments.claim import SCALES
 from experiments.claims import NAMES, load
 from icl_align.cli import (
     MULTIRUN,
+    RunError,
     check_engines,
     one_line_errors,
     options_help,
@@ -80,27 +81,41 @@ def main(arguments: list[str] | None = None) -> None:
         if not names:
             raise ConfigError("claim", "", f"name some of {', '.join(NAMES)}, or all")
         names = check_names(names)
-        check_engines(parse_overrides(engine), sweeps=swept)
+        parsed = parse_overrides(engine)
+        check_engines(parsed, sweeps=swept)
+        for override in parsed:
+            if override.key_or_group.startswith(("hydra/sweeper", "hydra.sweeper")):
+                text = override.input_line.partition("=")[2]
+                raise ConfigError(
+                    override.key_or_group, text, "a campaign says itself what it runs"
+                )
         options = read_options(CampaignOptions, own)
-        folder = Path(options.folder or f"campaigns/{options.scale}")
-        status = run_campaign(names, options, own, folder, engine if swept else None)
+        # The report says what was computed, not where.
+        said = [text for text in own if not text.startswith(("folder=", "wandb."))]
+        said += ["-m", *engine] if swept else []
+        which = ["all"] if names == NAMES else names
+        command = " ".join(["python -m experiments", *which, *said])
+        try:
+            status = run_campaign(names, options, command, engine if swept else None)
+        except KeyboardInterrupt:
+            raise RunError("stopped; the same command goes on from there", 130) from None
     sys.exit(status)
 
 
 def run_campaign(
     names: tuple[str, ...],
     options: CampaignOptions,
-    own: list[str],
-    folder: Path,
+    command: str,
     engine: list[str] | None,
 ) -> int:
     """Runs what is missing and writes the report; returns the exit status.
 
+    The report is of the claims named, and of those that are finished already.
+
     Args:
       names: the claims.
       options: see `CampaignOptions`.
-      own: the same as they were typed.
-      folder: of the campaign.
+      command: what was typed, for the report.
       engine: Hydra overrides that choose a launcher; None runs one job after the other.
     """
     from experiments.campaign import Campaign
@@ -111,19 +126,23 @@ def run_campaign(
 
     check_account(options.wandb)
     scale = SCALES[options.scale]
-    claims = {name: load(name, scale) for name in names}
-    registered = sum(len(load(name, scale).judgements) for name in NAMES)
-    with sole_user_of(folder.absolute()):
-        campaign = Campaign(
-            claims, scale, folder.absolute(), options.seed, options.num_seeds, options.wandb
-        )
+    folder = Path(options.folder or f"campaigns/{options.scale}").absolute()
+    every = {name: load(name, scale) for name in NAMES}
+
+    def campaign_of(wanted):
+        claims = {name: every[name] for name in wanted}
+        return Campaign(claims, scale, folder, options.seed, options.num_seeds, options.wandb)
+
+    with sole_user_of(folder):
+        campaign = campaign_of(names)
+        campaign.register(every)
         failed = run_jobs(campaign, campaign.missing_jobs(options.networks_at_once), engine)
-        command = " ".join(["python -m experiments", *names, *own])
-        page = write_report(campaign, options.wandb, command, registered)
+        done = [n for n in NAMES if n in names or not campaign_of([n]).missing_jobs(1)]
+        page = write_report(campaign_of(done), options.wandb, command, every)
     print(f"report: {page}")
     if failed:
         sys.stderr.write(
-            f"icl_align: error: {len(failed)} jobs failed; the same command runs them again\n"
+            f"icl_align: error: {len(failed)} jobs are not finished; the same command goes on\n"
         )
     return 1 if failed else 0
 

@@ -200,6 +200,19 @@ class Campaign:
             self._runs[arm, rate] = self.runs[key]
         return self._runs[arm, rate]
 
+    def register(self, claims: dict[str, Claim]) -> None:
+        """Writes down what is predicted, before the first run; later calls change nothing."""
+        path = self.folder / "registered.json"
+        if not path.exists():
+            write_json(path, _predictions(claims))
+
+    def changed_since_registered(self, claims: dict[str, Claim]) -> list[str]:
+        """The claims whose judgements are not those that were written down."""
+        path = self.folder / "registered.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        now = _predictions(claims)
+        return [name for name in now if now[name] != before.get(name)]
+
     # --------------------------------------------------------------------------------- what to do
 
     def missing_jobs(self, networks_at_once: int) -> list[Job]:
@@ -236,6 +249,10 @@ class Campaign:
             return None
         return min(runs, key=lambda run: run.training_loss())
 
+    def training_losses(self, how: str, arm: Arm) -> dict[float, float]:
+        """Learning rate -> training loss, of the runs that are compared to choose an arm's."""
+        return {rate: self._runs[arm, rate].training_loss() for rate in self.rates(how, arm)}
+
     def learned(self, how: str, effect: Effect) -> bool:
         """Whether a comparison can show anything: the answers of at least one of its arms agree
         with gradient descent's more than not. True for what compares no arms.
@@ -265,6 +282,10 @@ def _read(run: Run, reading: Reading) -> np.ndarray:
     curve = by_noise[str(reading.reward_noise)][reading.quantity]
     rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
     return np.array(rows)[:, curves["attempts"].index(reading.attempts)]
+
+
+def _predictions(claims: dict[str, Claim]) -> dict[str, list[str]]:
+    return {name: [repr(judgement) for judgement in c.judgements] for name, c in claims.items()}
 
 
 def _ablations(arm: Arm) -> Iterable[str]:

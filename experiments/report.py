@@ -53,24 +53,27 @@ def findings_of(campaign: Campaign, registered: int) -> dict[str, list[Finding]]
     return found
 
 
-def write_report(campaign: Campaign, wandb: WandbConfig, command: str, registered: int) -> Path:
+def write_report(
+    campaign: Campaign, wandb: WandbConfig, command: str, every: dict[str, Claim]
+) -> Path:
     """Writes FOLDER/report/: index.html, report.md, verdicts.json and a figure a claim.
 
     Args:
       campaign: what was run.
       wandb: where the verdicts are logged too.
       command: that gives this report.
-      registered: number of judgements that the correction is for.
+      every: all claims there are, for whose judgements p is corrected.
 
     Returns:
       The page.
     """
     folder = campaign.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
+    registered = sum(len(claim.judgements) for claim in every.values())
     findings = findings_of(campaign, registered)
     for name, claim in campaign.claims.items():
         claim_figure(campaign, claim, findings[name]).savefig(folder / f"{name}.png", dpi=130)
-    text = report_text(campaign, findings, command, registered)
+    text = report_text(campaign, findings, command, every)
     rows = verdict_rows(campaign, findings)
     (folder / "report.md").write_text(text)
     (folder / "index.html").write_text(page_of(text, folder))
@@ -86,9 +89,9 @@ def verdict_rows(campaign: Campaign, findings: dict[str, list[Finding]]) -> list
             "claim": name,
             "judgement": f"{judgement.how}: {judgement.prediction}",
             "predicted": str(judgement.predicted),
-            "effect": finding.mean,
-            "low": finding.low,
-            "high": finding.high,
+            "effect": _number(finding.mean),
+            "low": _number(finding.low),
+            "high": _number(finding.high),
             "p_value": finding.p_value,
             "corrected": finding.corrected,
             "verdict": finding.verdict,
@@ -99,13 +102,23 @@ def verdict_rows(campaign: Campaign, findings: dict[str, list[Finding]]) -> list
     ]
 
 
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
 # ----------------------------------------------------------------------------------------- the text
 
 
 def report_text(
-    campaign: Campaign, findings: dict[str, list[Finding]], command: str, registered: int
+    campaign: Campaign,
+    findings: dict[str, list[Finding]],
+    command: str,
+    every: dict[str, Claim],
 ) -> str:
     """The whole report in Markdown."""
+    registered = sum(len(claim.judgements) for claim in every.values())
+    changed = campaign.changed_since_registered(every)
     all_findings = [finding for found in findings.values() for finding in found]
     counts = Counter(finding.verdict for finding in all_findings)
     verdicts = ", ".join(
@@ -121,7 +134,8 @@ def report_text(
     ]
     for name, claim in campaign.claims.items():
         parts += claim_section(campaign, name, claim, findings[name])
-    parts += ["## How it is judged", _rule(registered), "## What was run", *_account(campaign)]
+    parts += ["## How it is judged", _rule(registered, changed), "## What was run"]
+    parts += _account(campaign)
     return "\n\n".join(parts) + "\n"
 
 
@@ -173,26 +187,26 @@ def claim_section(
 
 def _arms_table(campaign: Campaign, claim: Claim) -> str:
     lines = [
-        "| run | judged | learning rate | of | parameters | training loss | folder |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| run | judged | learning rate | training loss | parameters | folder |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     seen = dict.fromkeys((how, reading.arm) for how, reading in claim.readings())
     for how, arm in seen:
-        rates = campaign.rates(how, arm)
         run = campaign.chosen(how, arm)
         label = " ".join(f"`{text}`" for text in arm.overrides) or "base"
         if run is None:
-            lines.append(f"| {label} | {how} | missing | | | | |")
+            lines.append(f"| {label} | {how} | missing | | | |")
             continue
-        cells = [
-            label,
-            how,
-            f"{run.config.train.learning_rate:g}",
-            ", ".join(f"{rate:g}" for rate in rates) if len(rates) > 1 else "not tuned",
-            f"{parameters_of(run.config):,}",
-            "diverged" if run.diverged() else f"{run.training_loss():.3f}",
-            f"`{run.folder.name.rpartition('_')[2]}`",
-        ]
+        losses = campaign.training_losses(how, arm)
+        rate, others = run.config.train.learning_rate, ""
+        if len(losses) > 1:
+            edge = ", at the edge" if rate in (min(losses), max(losses)) else ""
+            others = "; ".join(f"{r:g}: {loss:.3f}" for r, loss in losses.items() if r != rate)
+            others = f"{edge} ({others})"
+        loss = "diverged" if run.diverged() else f"{losses[rate]:.3f}{others}"
+        tuned = f"{rate:g}" if len(losses) > 1 else f"{rate:g}, not tuned"
+        parameters = f"{parameters_of(run.config):,}"
+        cells = [label, how, tuned, loss, parameters, f"`{_digest(run)}`"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -202,22 +216,25 @@ def parameters_of(config: Config) -> int:
     return num_parameters(nnx.eval_shape(lambda: build_transformer(config, 0)))
 
 
-def _rule(registered: int) -> str:
+def _rule(registered: int, changed: list[str]) -> str:
+    when = "All of this was written down (registered.json) before the first run"
+    if changed:
+        when += f", and changed since for {', '.join(changed)}"
     return (
         "Each judgement predicts the range of one effect, a sum of readings of trained runs, with "
         "one value a seed; all runs share the seeds, so differences are paired, and every seed is "
         "evaluated on contexts of its own, so that its values are replicates. *Published* takes "
         "the paper's quantity, every run at one learning rate, and its confounded variants; "
         "*controlled* changes one thing and takes each run's learning rate of lowest training "
-        "loss over the same grid. One-sided t-tests ask whether the mean is inside or outside the "
+        "loss over the same grid, for all runs of a comparison or, where the tables below say so, "
+        "for none. One-sided t-tests ask whether the mean is inside or outside the "
         f"range; their p is corrected for all {registered} judgements after Holm. *Supported*: "
         "inside, corrected p < 0.05, and the 95% bootstrap interval inside as well. "
         f"*Contradicted*: the same, outside. *Undecided*: anything else, fewer than {LEAST_SEEDS} "
         "seeds, or a comparison of runs none of which has learned to rank (agreement with gradient "
         f"descent above {LEARNED_AGREEMENT}). The bootstrap interval of 5 seeds is too narrow by "
-        "itself (it covers a Gaussian mean in about 83 of 100 samples). Ranges, quantities and "
-        "seeds were written down before these runs; `experiments/claim.py` says where the "
-        "smallest effects that count come from."
+        "itself (it covers a Gaussian mean in about 83 of 100 samples). "
+        f"{when}; `experiments/claim.py` says where the smallest effects that count come from."
     )
 
 
@@ -238,12 +255,14 @@ def _account(campaign: Campaign) -> list[str]:
         + f". Each seed is evaluated on {config.evaluation.num_contexts} contexts of its own."
     ]
     if accounts:
-        devices = ", ".join(sorted({account["device"] for account in accounts}))
-        seconds = sum(account["seconds"] / account["runs_at_once"] for account in accounts)
-        versions = ", ".join(f"{name} {v}" for name, v in accounts[-1]["versions"].items())
+        seconds = sum(account["seconds"] for account in accounts)
+        versions = {
+            f"{name} {v}" for account in accounts for name, v in account["versions"].items()
+        }
+        versions |= {f"Python {account['python']}" for account in accounts}
         lines.append(
-            f"Machine: {devices}; {seconds / 60:.0f} minutes of jobs in all. "
-            f"Python {accounts[-1]['python']}, {versions}."
+            f"Machine: {'; '.join(sorted({account['device'] for account in accounts}))}. "
+            f"{seconds / 60:.0f} minutes of jobs in all. {', '.join(sorted(versions))}."
         )
     rows = ["| folder | configuration beside the base | seconds |", "| --- | --- | --- |"]
     for run in runs:
@@ -265,8 +284,7 @@ def _seconds(run: Run) -> str:
     path = run.folder / "machine.json"
     if not path.exists():
         return ""
-    account = json.loads(path.read_text())
-    return f"{account['seconds'] / account['runs_at_once']:.0f}"
+    return f"{json.loads(path.read_text())['seconds']:.0f}"
 
 
 # ----------------------------------------------------------------------------------------- the page

@@ -172,10 +172,10 @@ def _explain(error: Exception, parsed: list) -> ConfigError:
     for override in parsed:
         if override.key_or_group == key and key in fields:
             return ConfigError(key, override.value(), f"must be {allowed(fields[key])}")
-    if key is None:
-        return ConfigError("options", "", " ".join(str(error).split()))
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    reason = " ".join(f"{error} {cause}".split())
     value = next((o.input_line.partition("=")[2] for o in parsed if o.key_or_group == key), "")
-    return ConfigError(key, value, " ".join(str(error).split()))
+    return ConfigError(key or "options", value, reason)
 
 
 def check_command_line(arguments: list[str]) -> None:
@@ -190,16 +190,14 @@ def check_command_line(arguments: list[str]) -> None:
         return  # another config folder or one of Hydra's own questions: Hydra answers
     parsed = parse_overrides(overrides)
     check_engines(parsed, sweeps=bool(flags))
+    searches = any(override.key_or_group == "hydra/sweeper" for override in parsed)
     for override in parsed:
         text = override.input_line.partition("=")[2]
         if override.is_sweep_override() and not flags:
             raise ConfigError(override.key_or_group, text, "sweeps need -m")
-        if override.is_interval_sweep() and not any(
-            o.key_or_group == "hydra/sweeper" for o in parsed
-        ):
-            raise ConfigError(
-                override.key_or_group, text, "a range is for a search: hydra/sweeper=learning_rate"
-            )
+        if override.is_interval_sweep() and not searches:
+            reason = "a range is for a search: hydra/sweeper=learning_rate"
+            raise ConfigError(override.key_or_group, text, reason)
     parsed = [override for override in parsed if not override.is_interval_sweep()]
     for job in itertools.islice(_jobs(parsed), MOST_CHECKED_JOBS):
         compose_config(job)
@@ -241,7 +239,7 @@ def check_engines(parsed: list, sweeps: bool) -> None:
             plugin = OmegaConf.load(file).defaults[0] if file.exists() else name
             if plugin in EXTRAS and plugin not in known:
                 extra = EXTRAS[plugin]
-                raise ConfigError(group, name, f"needs pip install 'icl_align[{extra}]'")
+                raise ConfigError(group, name, f"needs an extra: pip install '.[{extra}]'")
             if name not in known:
                 raise ConfigError(group, name, f"must be one of {', '.join(known)}")
             if not sweeps:
@@ -353,6 +351,9 @@ def help_text() -> str:
         for name in names:
             comment = _first_comment(CONF / group / f"{name}.yaml")
             lines.append(f"  {plus + group + '=' + name:<36} {comment}".rstrip())
+    lines += ["", "with -m"]
+    for file in sorted(CONF.glob("hydra/*/*.yaml")):
+        lines.append(f"  {f'hydra/{file.parent.name}={file.stem}':<36} {_first_comment(file)}")
     lines += options_help(Config)
     lines += ["", "Hydra's own flags: --hydra-help. Full configuration: --cfg job."]
     return "\n".join(lines)
@@ -369,11 +370,12 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
         return
     with one_line_errors():
         check_command_line(arguments)
+        arguments = _with_absolute_sweep(arguments)
     import hydra
 
     register_options()
     # Hydra's parser wants its flags before the overrides.
-    sys.argv[1:] = sorted(_with_absolute_sweep(arguments), key=lambda text: text not in MULTIRUN)
+    sys.argv[1:] = sorted(arguments, key=lambda text: text not in MULTIRUN)
 
     @functools.wraps(job)
     def guarded(node):

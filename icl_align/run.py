@@ -64,7 +64,7 @@ class Start:
 
 
 def run_in_hydra_folder(node) -> float:
-    """The job of `python -m icl_align.train`: reads what Hydra decided, runs, returns the final loss."""
+    """The job of `python -m icl_align.train`: reads what Hydra decided, runs; the final loss."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -1,8 +1,8 @@
 """Training as pure functions: a state, one step, and many steps as one compiled program.
 
 Every array of a state has a leading axis of members, which train together under one `vmap`: the
-seeds of a configuration, and of all configurations that differ only in `config.TRACED` numbers. Each step
-draws its own batch on the device from (seed, step), so a run goes on from any state.
+seeds of a configuration, and of all configurations that differ only in `config.TRACED` numbers.
+Each step draws its own batch on the device from (seed, step), so a run goes on from any state.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def members_of(*configs: Config) -> Member:
     """The seeds of the first configuration, then those of the second, ...
 
     Args:
-      configs: equal but for `config.TRACED` numbers and seeds; `clip_norm` is null in all or in none.
+      configs: equal but for `config.TRACED` numbers and seeds; `clip_norm` is null in all or none.
     """
 
     def each(value):

@@ -9,7 +9,6 @@ import pytest
 
 from experiments.campaign import Campaign, Run, identity
 from experiments.claim import (
-    SCALES,
     Arm,
     Claim,
     Judgement,
@@ -243,7 +242,9 @@ def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
 
 def test_the_report_is_whole_and_needs_no_network(finished):
     folder, effects = finished
-    page = write_report(campaign(folder, *effects), OFF, "the command", 33)
+    found = campaign(folder, *effects)
+    found.register(found.claims)
+    page = write_report(found, OFF, "the command", found.claims)
     text, html = (folder / "report" / "report.md").read_text(), page.read_text()
     assert text.index("| verdict |") < text.index("## ")
     assert text.count("**undecided**") == 6  # two seeds decide nothing; table and section
@@ -254,15 +255,35 @@ def test_the_report_is_whole_and_needs_no_network(finished):
     rows = json.loads((folder / "report" / "verdicts.json").read_text())
     assert [row["verdict"] for row in rows] == ["undecided"] * 3
     assert all("fewer than 5" in row["reason"] for row in rows)
-    for word in ("jax 0", "seeds 7 to 8", "parameters", "minutes of jobs", "the command"):
+    for word in (
+        "jax 0",
+        "seeds 7 to 8",
+        "parameters",
+        "minutes of jobs",
+        "the command",
+        "registered.json",
+    ):
         assert word in text, word
 
 
 def test_a_missing_run_is_said_and_does_not_stop_the_report(tmp_path):
-    page = write_report(campaign(tmp_path), OFF, "the command", 33)
+    found = campaign(tmp_path)
+    page = write_report(found, OFF, "the command", found.claims)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "a run is missing" in text
     assert "missing" in page.read_text()
+    rows = json.loads((tmp_path / "report" / "verdicts.json").read_text())
+    assert [row["effect"] for row in rows] == [None]
+
+
+def test_a_prediction_that_was_changed_after_the_first_run_is_said(tmp_path):
+    before, after = campaign(tmp_path), campaign(tmp_path, regret(FULL, **AT))
+    before.register(before.claims)
+    after.register(after.claims)  # changes nothing any more
+    assert before.changed_since_registered(before.claims) == []
+    assert after.changed_since_registered(after.claims) == ["heads"]
+    write_report(after, OFF, "the command", after.claims)
+    assert "changed since for heads" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, capfd):
@@ -298,8 +319,10 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(tmp_path):
     )
     assert status == 0, err
     assert "report: " in out
+    logs = "".join(log.read_text() for log in (tmp_path / "killed" / "jobs").glob("*.log"))
+    assert "going on at step" in logs
     rows = json.loads((tmp_path / "killed" / "report" / "verdicts.json").read_text())
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert all(np.isfinite(row["effect"]) for row in rows)
     status, out, err = finish(
         start(*options, f"folder={tmp_path / 'killed'}", module="experiments")
@@ -314,6 +337,39 @@ def _processes_of(files):
 
     lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return [line for line in lines if set(line) & set(files)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_campaign_that_is_told_to_stop_saves_first(tmp_path, number):
+    options = ["controls", "scale=smoke", "num_seeds=1", "wandb.mode=disabled"]
+    process = start(*options, f"folder={tmp_path}", module="experiments")
+    until = time.time() + 120
+    while not any(tmp_path.glob("runs/*/metrics.jsonl")) and time.time() < until:
+        time.sleep(0.02)
+    process.send_signal(number)
+    status, _, err = finish(process)
+    assert status == 128 + number
+    assert "Traceback" not in err
+    assert any(tmp_path.glob("runs/*/checkpoints/*"))
+    log = next(tmp_path.glob("jobs/*.log")).read_text()
+    assert "stopped by SIGTERM" in log
+    assert "which is saved" in log or "after training" in log
+
+
+def test_runs_that_have_come_equally_far_go_on_together_and_the_others_apart(tmp_path, capfd):
+    found = campaign(tmp_path)
+    (first, *_) = found.missing_jobs(1)
+    first.write()
+    run_job(first.file)
+    (tmp_path / "runs" / first.runs[0].folder.name / "curves.json").unlink()
+    (job, _) = found.missing_jobs(16)
+    assert len(job.runs) == 2
+    job.write()
+    run_job(job.file)
+    log = job.file.with_suffix(".log").read_text()
+    assert "training was finished earlier" in log
+    assert log.count("trained 4 steps") == 2 - (job.file != first.file)
+    assert all(run.finished() for run in job.runs)
 
 
 # --------------------------------------------------------------------------------------- the command
@@ -332,8 +388,10 @@ def test_without_arguments_the_claims_are_listed():
         (["head"], ["claim=head", "did you mean heads"]),
         (["heads", "scale=huge"], ["scale=huge", "smoke, small, paper"]),
         (["scale=smoke"], ["claim=", "name some of"]),
-        (["heads", "hydra/launcher=joblib"], ["needs -m"]),
+        (["heads", "hydra/launcher=joblib"], ["need -m"]),
         (["heads", "num_seed=3"], ["num_seed=3"]),
+        (["heads", "-m", "hydra/sweeper=learning_rate"], ["hydra/sweeper=learning_rate"]),
+        (["heads", "-m", "hydra/launcher=nix"], ["hydra/launcher=nix", "processes"]),
     ],
 )
 def test_a_wrong_argument_ends_in_one_line(tmp_path, arguments, words):
@@ -350,4 +408,3 @@ def test_the_page_shows_what_the_text_says(tmp_path):
     )
     assert '<strong class="supported">supported</strong>' in page
     assert '<h2 id="reward-noise">reward noise</h2>' in page
-    assert SCALES  # the scales are a closed list

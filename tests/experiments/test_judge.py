@@ -80,6 +80,7 @@ def test_an_effect_that_is_clear_alone_is_not_so_among_many():
         (Measured(sample(1.0, 0.01, seeds=4), above(0.0)), "fewer than 5"),
         (Measured(np.array([1.0]), above(0.0)), "fewer than 5"),
         (Measured(sample(0.0, 0.001), within(0.1), learned=False), "learned"),
+        (Measured(np.zeros(5), within(0.1)), "the same number"),
     ],
 )
 def test_what_cannot_be_judged_is_undecided_and_says_why(measured, reason):

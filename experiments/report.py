@@ -130,7 +130,9 @@ def report_text(
         f"Made by `{command}`.",
         verdict_table(campaign, findings),
         "Effects are means over the seeds with 95% bootstrap intervals; p is corrected for all "
-        f"{registered} registered judgements. [How it is judged](#how-it-is-judged) says more.",
+        f"{registered} registered judgements. [How it is judged](#how-it-is-judged) says more. In "
+        "the figures a circle is a seed, the bar the mean with its interval, and blue the range "
+        "where it was predicted; bands are 95% bootstrap intervals too.",
     ]
     for name, claim in campaign.claims.items():
         parts += claim_section(campaign, name, claim, findings[name])

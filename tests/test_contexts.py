@@ -13,7 +13,9 @@ from icl_align.config import TASKS, TaskConfig
 from icl_align.contexts import (
     STREAMS,
     add_reward_noise,
+    evaluation_key,
     evaluation_keys,
+    numbered_keys,
     rank_of,
     sample_context,
     sample_contexts,
@@ -309,9 +311,18 @@ def test_evaluation_keys_of_other_seeds_differ():
     assert not first & second
 
 
+def test_contexts_of_a_training_seeds_own_are_nobody_elses():
+    seeds = (0, 1, 2**31 - 1)
+    own = [words(numbered_keys(evaluation_key(0, seed), jnp.arange(64))) for seed in seeds]
+    trained = [words(training_keys(seed, 0, 64)) for seed in seeds]
+    everything = [*own, *trained, words(evaluation_keys(0, jnp.arange(64)))]
+    assert len(set().union(*everything)) == sum(map(len, everything)) == 7 * 64
+
+
 def test_special_numbers_lie_beyond_every_training_step_and_fit_32_bits():
     special = (contexts_module.EVALUATION, contexts_module.INITIALISATION)
     assert len(set(special)) == 2 and all(2**31 <= number < 2**32 for number in special)
+    assert contexts_module.OWN_CONTEXTS + 2**31 - 1 < 2**32
 
 
 # ------------------------------------------------------------------------------ controls on rewards

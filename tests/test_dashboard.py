@@ -80,6 +80,7 @@ def server(tmp_path, monkeypatch):
     server = Server()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.http.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # offline would forget the account
     monkeypatch.setenv("HOME", str(tmp_path))
     yield server
     server.http.shutdown()

@@ -8,9 +8,10 @@ APART = 0.5
 
 def claim(scale: Scale) -> Claim:
     """What "tracks gradient descent" asks for must fail where the rewards say nothing."""
-    full = Arm(tuned=False)
-    removed = Arm(("+ablation=no_reward",), tuned=False)
-    shuffled = Arm(("+ablation=shuffled_reward",), tuned=False)
+    full, removed = Arm(tuned=False), Arm(("+ablation=no_reward",), tuned=False)
+    steps = f"train.steps={scale.steps_to_rank}"
+    briefly = Arm((steps,), tuned=False)
+    shuffled = Arm(("+ablation=shuffled_reward", steps), tuned=False)
     return Claim(
         sentence="A transformer that is shown no rewards, or shuffled ones, ranks nothing.",
         place="ours: negative controls",
@@ -23,14 +24,15 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "and closer than with shuffled rewards",
-                agreement(full) - agreement(shuffled),
+                f"and, after {scale.steps_to_rank} steps, closer than with shuffled rewards",
+                agreement(briefly) - agreement(shuffled),
                 above(APART),
             ),
         ),
         figure={
             "rewards shown": regret(full),
             "rewards removed": regret(removed),
-            "rewards shuffled": regret(shuffled),
+            f"rewards shown, {scale.steps_to_rank} steps": regret(briefly),
+            f"rewards shuffled, {scale.steps_to_rank} steps": regret(shuffled),
         },
     )

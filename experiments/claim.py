@@ -69,7 +69,7 @@ SCALES = {
         base=(
             "+scale=small",
             "evaluation.reward_noise=[0.0,0.5,1.0]",
-            "evaluation.num_contexts=128",
+            "evaluation.num_contexts=1024",
         ),
         learning_rates=(1e-3, 2e-3, 4e-3),
         learning_rate=2e-3,

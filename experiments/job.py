@@ -108,7 +108,7 @@ def _leave_account(runs: list[Run], seconds: float) -> None:
             "seconds": before + seconds / len(runs),
             "device": device.device_kind
             if device.platform != "cpu"
-            else f"{_cpu()}, {cores} cores",
+            else f"{_cpu()}, cores used: {cores}",
             "python": platform.python_version(),
             "versions": {"icl_align": icl_align.__version__}
             | {name: importlib.metadata.version(name) for name in PACKAGES},

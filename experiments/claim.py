@@ -11,6 +11,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from icl_align.tracking import JUDGED_ATTEMPTS
+
 # The smallest effects that count, fixed before the campaign's seeds were trained:
 # a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
 # and a hundredth of the regret of a transformer that is shown no rewards (4.1).
@@ -18,8 +20,6 @@ ERROR_THAT_COUNTS = 0.01
 REGRET_THAT_COUNTS = 0.04
 # A transformer "tracks" another learner when the cosine of their answers is above this.
 AGREEMENT_THAT_COUNTS = 0.9
-# Attempts in context at which the published curves end.
-JUDGED_AT = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Reading:
 
     arm: Arm
     quantity: str
-    attempts: int = JUDGED_AT
+    attempts: int = JUDGED_ATTEMPTS
     reward_noise: float = 0.0
     learner: str = "transformer"
     under: tuple[str, ...] = ()

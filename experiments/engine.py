@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -22,6 +23,7 @@ from icl_align.cli import CONF
 from icl_align.shares import share_of_host
 
 POLL_SECONDS = 2.0
+SAVE_SECONDS = 60.0  # for a job that is told to stop
 LINE_SECONDS = 60.0  # between two lines of progress where there is no terminal
 
 
@@ -49,11 +51,27 @@ def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> l
 @contextlib.contextmanager
 def _sigterm_as_an_exception() -> Iterator[None]:
     """SIGTERM ends a campaign as Ctrl-C does: its jobs are told, save and stop."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+    def stop(number, frame):
+        _stop_jobs()  # first: joblib kills what its workers have started, and does not wait
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stop_jobs() -> None:
+    """Tells the jobs of this process on this machine to stop, and waits until they have saved."""
+    jobs = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "experiments.job" in process.cmdline():
+                process.terminate()
+                jobs.append(process)
+    psutil.wait_procs(jobs, timeout=SAVE_SECONDS)
 
 
 def run_job(file: Path, starter: int | None = None) -> None:

@@ -339,10 +339,18 @@ def _processes_of(files):
     return [line for line in lines if set(line) & set(files)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_campaign_that_is_told_to_stop_saves_first(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "engine"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGTERM, []),
+        (signal.SIGTERM, ["-m", "hydra/launcher=processes"]),
+    ],
+)
+def test_a_campaign_that_is_told_to_stop_saves_first(tmp_path, monkeypatch, number, engine):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # its shares are not those of another campaign
     options = ["controls", "scale=smoke", "num_seeds=1", "wandb.mode=disabled"]
-    process = start(*options, f"folder={tmp_path}", module="experiments")
+    process = start(*options, f"folder={tmp_path}", *engine, module="experiments")
     until = time.time() + 120
     while not any(tmp_path.glob("runs/*/metrics.jsonl")) and time.time() < until:
         time.sleep(0.02)

@@ -31,11 +31,17 @@ def claim_figure(campaign: Campaign, claim: Claim, findings: list[Finding]) -> F
 def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
     quantity = next(iter(claim.figure.values())).terms[0][1].quantity
     attempts = range(1, campaign.most_attempts() + 1)
+    untuned = {
+        label: not any(reading.arm.tuned for _, reading in effect.terms)
+        for label, effect in claim.figure.items()
+    }
+    mixed = len(set(untuned.values())) > 1  # then curves of the two kinds do not compare
     for color, (label, effect) in zip(COLORS, claim.figure.items(), strict=False):
         found = [campaign.values("controlled", effect.after(n)) for n in attempts]
         if any(values is None or not np.all(np.isfinite(values)) for values in found):
             continue
         bands = np.array([bootstrap_interval(values) for values in found])
+        label += "*" if mixed and untuned[label] else ""
         axes.plot(attempts, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
         axes.fill_between(attempts, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
     axes.set_xlabel("attempts in context")
@@ -47,7 +53,8 @@ def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        axes.legend(fontsize=8, frameon=False)
+        title = "* learning rate not tuned" if mixed else None
+        axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
 
 
 def _draw_judgement(

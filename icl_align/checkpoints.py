@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -54,18 +53,24 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        if not self._read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if self._read_only else self._keep,
-            create=not self._read_only,
+            create=False,
             read_only=self._read_only,
+            # In a cluster only the leader comes here, so Orbax must not wait for the others.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                active_processes={jax.process_index()} if jax.process_count() > 1 else None
+            ),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves in the background; the state may be donated as soon as this returns."""
+        """Saves a host state in the background; its arrays must stay as they are."""
         if step in self._manager.all_steps():
             return
-        leaves = {str(i): jnp.copy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
         about = {"config": self._config, "digest": digest(state)}
         self._manager.save(
             step,
@@ -96,17 +101,17 @@ class Checkpoints:
         warn: Callable[[str], None] = lambda message: None,
         at_most: int | None = None,
     ) -> tuple[int, Any] | None:
-        """(step, state) of the newest checkpoint that is whole; None where there is none.
+        """(step, host state) of the newest checkpoint that is whole; None where there is none.
 
         A damaged one is moved aside and reported through `warn`, and the one before is tried.
 
         Args:
-          template: a state of the same structure, shapes and shardings.
+          template: a state of the same structure, shapes and types.
           warn: called with one line for each damaged checkpoint.
           at_most: later steps are passed over.
         """
         leaves, structure = jax.tree.flatten(template)
-        abstract = {str(i): ocp.utils.to_shape_dtype_struct(leaf) for i, leaf in enumerate(leaves)}
+        on_host = {str(i): np.empty(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)}
         for step in self.steps():
             if at_most is not None and step > at_most:
                 continue
@@ -114,7 +119,7 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
+                        state=ocp.args.StandardRestore(on_host), about=ocp.args.JsonRestore()
                     ),
                 )
                 found = [restored["state"][str(i)] for i in range(len(leaves))]
@@ -161,10 +166,10 @@ def newest_state(
       ConfigError: there is no whole checkpoint yet.
     """
     checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
-    found = checkpoints.restore_newest(init_state(config), warn)
+    found = checkpoints.restore_newest(jax.eval_shape(lambda: init_state(config)), warn)
     checkpoints.close()
     if found is None:
         raise ConfigError("run_dir", run_dir, "has no whole checkpoint yet")
     if found[0] < config.train.steps:
         warn(f"training has reached step {found[0]} of {config.train.steps}")
-    return found
+    return found[0], jax.tree.map(jax.numpy.asarray, found[1])

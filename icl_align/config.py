@@ -161,6 +161,11 @@ class TrainConfig:
         1.0, "largest global gradient norm; null does not clip", above=0
     )
     log_every: int = option(10, "steps between two rows of metrics.jsonl", least=1)
+    precision: str = option(
+        "default",
+        "of matrix products: the device's own; float32; TensorFloat-32; or bfloat16 activations",
+        choices=("default", "float32", "tensorfloat32", "bfloat16"),
+    )
     checkpoint_every: int = option(100, "steps between two checkpoints", least=1)
     keep_checkpoints: int = option(3, "newest checkpoints that are kept", least=2)
 
@@ -199,6 +204,35 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass
+class DevicesConfig:
+    """How training is divided among devices; no result depends on it beyond rounding."""
+
+    seeds: Optional[int] = option(
+        None, "devices that divide the networks; null is as many as can", least=1
+    )
+    batch: Optional[int] = option(
+        None, "devices that divide every batch; null is as many as can of those left", least=1
+    )
+    slice: Optional[int] = option(
+        None,
+        "most contexts whose gradient a device computes at once; null is all of its share on an "
+        "accelerator, and on a CPU what suits its cache",
+        least=1,
+    )
+    cluster: bool = option(
+        False, "this process trains with others; Slurm, Open MPI and TPU pods say with which"
+    )
+    coordinator: Optional[str] = option(
+        None, "HOST:PORT of process 0 of a cluster where nothing else says it"
+    )
+    num_processes: Optional[int] = option(None, "processes of such a cluster", least=1)
+    process_id: Optional[int] = option(None, "number of this process in it, from 0", least=0)
+    profile: bool = option(
+        False, "write profile/ into the run folder: a second of training, for XProf or Perfetto"
+    )
+
+
+@dataclasses.dataclass
 class WandbConfig:
     """Weights & Biases; nothing is ever asked at the terminal."""
 
@@ -225,6 +259,7 @@ class Config:
         default_factory=GradientDescentConfig
     )
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    devices: DevicesConfig = dataclasses.field(default_factory=DevicesConfig)
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
     seed: int = option(0, "first training seed", least=0, most=2**31 - 1)
     num_seeds: int = option(1, "seeds trained at once, from seed upwards", least=1)
@@ -340,14 +375,36 @@ def check(config: Config) -> Config:
         raise ConfigError(
             "loss.min_attempts", loss.min_attempts, f"must be at most the last prediction, {last}"
         )
+    _check_cluster(config.devices)
     if config.seed + config.num_seeds - 1 > 2**31 - 1:
         raise ConfigError("num_seeds", config.num_seeds, "seed + num_seeds must stay below 2^31")
     return config
 
 
+def _check_cluster(devices: DevicesConfig) -> None:
+    by_hand = ("coordinator", "num_processes", "process_id")
+    given = [name for name in by_hand if getattr(devices, name) is not None]
+    if given and not devices.cluster:
+        raise ConfigError("devices.cluster", False, f"must be true with devices.{given[0]}")
+    for name in by_hand:
+        if given and name not in given:
+            needed = ", ".join(f"devices.{one}" for one in by_hand)
+            raise ConfigError(f"devices.{name}", None, f"needed too: all of {needed}, or none")
+    if given and devices.process_id >= devices.num_processes:
+        raise ConfigError(
+            "devices.process_id",
+            devices.process_id,
+            f"must be below devices.num_processes={devices.num_processes}",
+        )
+    if given and not devices.coordinator.rpartition(":")[2].isdigit():
+        raise ConfigError("devices.coordinator", devices.coordinator, "must be HOST:PORT")
+
+
+# Keys that say where a run runs: a run that goes on takes those of the new start.
+OF_THE_MACHINE = ("devices.",)
 # Keys that may change when a run goes on: they do not touch what is trained or logged.
 FREE_ON_RESUME = ("evaluation.", "gradient_descent.", "wandb.", "train.checkpoint_every",
-                  "train.keep_checkpoints")  # fmt: skip
+                  "train.keep_checkpoints", *OF_THE_MACHINE)  # fmt: skip
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

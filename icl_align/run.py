@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import signal
 import time
@@ -18,15 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from flax import nnx
+from jax.sharding import Mesh
 
 from icl_align.checkpoints import Checkpoints
-from icl_align.cli import RunError, to_config
+from icl_align.cli import USAGE_ERROR, RunError, to_config
 from icl_align.config import Config, ConfigError, program_key
-from icl_align.curves import compute_curves_together, is_final
+from icl_align.crew import Crew, state_shapes
+from icl_align.devices import join_cluster, keep_programs, leads, make_mesh, use_cores
 from icl_align.files import write_json
-from icl_align.model import num_parameters
-from icl_align.plots import save_curves_figure
 from icl_align.run_folder import (
     config_to_go_on_with,
     from_dict,
@@ -36,19 +36,11 @@ from icl_align.run_folder import (
     write_hydra_files,
 )
 from icl_align.terminal import Terminal, changed_options
-from icl_align.tracking import Tracker, check_account, first_not_finite
-from icl_align.training import (
-    METRICS,
-    TrainState,
-    build_transformer,
-    init_state,
-    make_chunk,
-    members_of,
-)
+from icl_align.tracking import Tracker, check_account, first_not_finite, start_service
+from icl_align.training import METRICS, TrainState
 
 # A chunk of steps lasts about this long, so that a signal or the progress bar never waits longer.
 CHUNK_SECONDS = 1.0
-MOST_STEPS_A_CHUNK = 500
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -88,20 +80,25 @@ def run_in_hydra_folder(node) -> float:
         began=time.time() if swept else psutil.Process().create_time(),
     )
     with _no_empty_folder(folder):
-        run(to_config(node), folder, start)
+        config = to_config(node)
+        if swept and config.devices.cluster:
+            raise ConfigError("devices.cluster", True, "trains one configuration, not a sweep")
+        use_cores()
+        keep_programs()
+        join_cluster(config.devices)
+        run(config, folder, start)
     jax.clear_caches()  # the jobs of a sweep share a process, not their programs
-    return final_loss(folder)
+    return final_loss(folder) if leads() else math.nan
 
 
 @contextlib.contextmanager
 def _no_empty_folder(folder: Path) -> Iterator[None]:
-    """After an error, takes away the folder that Hydra made if nothing was put into it."""
+    """Takes away the folder that Hydra made if nothing was put into it."""
     try:
         yield
-    except (ConfigError, RunError):
+    finally:
         with contextlib.suppress(OSError):
             folder.rmdir()
-        raise
 
 
 class StopSignals:
@@ -129,10 +126,39 @@ class StopSignals:
     def stop_if_received(self, where: str) -> None:
         """Raises RunError, with the shell's exit status for the signal, if one has come."""
         if self.received is not None:
-            raise RunError(
-                f"stopped by {self.received.name} {where}; the same command goes on from there",
-                128 + self.received,
-            )
+            self.stop(where)
+
+    def stop(self, where: str) -> None:
+        """Raises RunError, with the shell's exit status for this process's or another's signal."""
+        number = self.received or signal.SIGTERM
+        raise RunError(
+            f"stopped by {number.name} {where}; the same command goes on from there", 128 + number
+        )
+
+
+class _Profile:
+    """A profile of one chunk, written to profile/ in the run folder."""
+
+    def __init__(self, folder: Path, asked: bool):
+        self._folder, self._asked, self._running = folder / "profile", asked, False
+
+    def __enter__(self) -> "_Profile":
+        return self
+
+    def start(self) -> None:
+        """From the next chunk on, once."""
+        if self._asked and jax.process_index() == 0:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._asked, self._running = False, True
+
+    def stop(self) -> None:
+        """Up to here."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
 
 
 # ------------------------------------------------------------------------------------------- a run
@@ -189,21 +215,45 @@ def run_together(
       ConfigError: W&B cannot be reached as asked.
       ValueError: the configurations cannot train together.
     """
+    with StopSignals() as signals:
+        crew = Crew(lambda: signals.received is not None)
+        if not leads():
+            status = crew.follow()
+            if status:
+                raise RunError("process 0 of the cluster stopped; see what it says", status)
+            return [{} for _ in runs]
+        status = 1
+        try:
+            outcomes = _lead(runs, crew, signals)
+            status = 0
+            return outcomes
+        except (ConfigError, RunError) as error:
+            status = error.status if isinstance(error, RunError) else USAGE_ERROR
+            raise
+        finally:
+            crew.dismiss(status)
+
+
+def _lead(
+    runs: Sequence[tuple[Config, Path, Start]], crew: Crew, signals: StopSignals
+) -> list[dict[str, Any] | RunError]:
     terminal = Terminal()
     check_account(runs[0][0].wandb)
+    group = []
+    for config, folder, start in runs:
+        saved = saved_config(folder)
+        if saved is not None:
+            config = config_to_go_on_with(saved, config, start.overrides)
+            refuse_other(folder, saved, config)
+        group.append(_Run(config, folder, start))
+    if len({program_key(one.config) for one in group}) > 1:
+        raise ValueError("these configurations do not share a program")
+    mesh = make_mesh(group[0].config, sum(one.config.num_seeds for one in group))
     try:
         with contextlib.ExitStack() as stack:
-            group = []
-            for config, folder, start in runs:
-                stack.enter_context(sole_user_of(folder))
-                saved = saved_config(folder)
-                if saved is not None:
-                    config = config_to_go_on_with(saved, config, start.overrides)
-                    refuse_other(folder, saved, config)
-                group.append(_Run(config, folder, start))
-            if len({program_key(one.config) for one in group}) > 1:
-                raise ValueError("these configurations do not share a program")
-            _train_and_evaluate(group, terminal, stack.enter_context(StopSignals()))
+            for one in group:
+                stack.enter_context(sole_user_of(one.folder))
+            _train_and_evaluate(group, crew, mesh, terminal, signals)
             return [one.failure or one.curves for one in group]
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
@@ -217,7 +267,9 @@ def run_together(
         terminal.stop_progress()
 
 
-def _train_and_evaluate(group: list[_Run], terminal: Terminal, signals: StopSignals) -> None:
+def _train_and_evaluate(
+    group: list[_Run], crew: Crew, mesh: Mesh, terminal: Terminal, signals: StopSignals
+) -> None:
     done = False
     try:
         for one in group:
@@ -226,17 +278,24 @@ def _train_and_evaluate(group: list[_Run], terminal: Terminal, signals: StopSign
             one.checkpoints = Checkpoints(one.folder / "checkpoints", resolved, keep)
             for written in one.checkpoints.configs():
                 refuse_other(one.folder, from_dict(written), one.config)
-        terminal.say(_start_line([one.config for one in group]))
-        state = _newest_common_state(group, terminal)
+        start_service(group[0].config.wandb)
+        step, restored = _newest_common_state(group, terminal)
+        configs = [one.config for one in group]
+        crew.begin(configs, mesh, restored)
+        terminal.say(_start_line(configs, mesh, crew.num_parameters))
+        if step:
+            finished = step >= configs[0].train.steps
+            going_on = f"going on at step {step} of {configs[0].train.steps}"
+            terminal.say("training was finished earlier" if finished else going_on)
         for one in group:
             write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
             resolved = dataclasses.asdict(one.config)
             start = one.start
             one.tracker = Tracker(one.folder, one.config.wandb, resolved, start.tags, start.group)
-        state = _train(group, state, terminal, signals)
+        _train(group, crew, step, terminal, signals)
         for one in group:
             one.checkpoints.wait()
-        _evaluate(group, state, terminal, signals)
+        _evaluate(group, crew, terminal, signals)
         done = True
     finally:
         terminal.stop_progress()
@@ -247,16 +306,19 @@ def _train_and_evaluate(group: list[_Run], terminal: Terminal, signals: StopSign
                 one.checkpoints.close()
 
 
-def _newest_common_state(group: list[_Run], terminal: Terminal) -> TrainState:
-    """The state of all members at the newest step of which every run has a whole checkpoint."""
+def _newest_common_state(group: list[_Run], terminal: Terminal) -> tuple[int, TrainState | None]:
+    """(step, host state) of all members at the newest step of which every run has a whole
+    checkpoint; (0, None) where there is none.
+    """
     config = group[0].config
-    fresh = init_state(config, members_of(*(one.config for one in group)))
     had = [one.checkpoints.steps() for one in group]
     newest = config.train.steps
+    if not all(had):
+        return 0, None
     while True:
         found = [
-            one.checkpoints.restore_newest(_state_of(fresh, place, config), terminal.warn, newest)
-            for place, one in enumerate(group)
+            one.checkpoints.restore_newest(state_shapes([one.config]), terminal.warn, newest)
+            for one in group
         ]
         for one, steps, state in zip(group, had, found, strict=True):
             if steps and state is None and len(group) == 1:
@@ -264,18 +326,12 @@ def _newest_common_state(group: list[_Run], terminal: Terminal) -> TrainState:
                     f"none of the checkpoints in {one.folder} can be read; start in a new folder"
                 )
         if None in found:
-            return fresh
+            return 0, None
         if len({step for step, _ in found}) == 1:
             break
         newest = min(step for step, _ in found)
     step = found[0][0]
-    finished = step >= config.train.steps
-    terminal.say(
-        "training was finished earlier"
-        if finished
-        else f"going on at step {step} of {config.train.steps}"
-    )
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(state for _, state in found))
+    return step, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s for _, s in found))
 
 
 def _state_of(state: TrainState, place: int, config: Config) -> TrainState:
@@ -284,72 +340,76 @@ def _state_of(state: TrainState, place: int, config: Config) -> TrainState:
     return jax.tree.map(lambda leaf: leaf[own], state)
 
 
-def _start_line(configs: list[Config]) -> str:
+def _start_line(configs: list[Config], mesh: Mesh, parameters: int) -> str:
     config = configs[0]
-    parameters = num_parameters(nnx.eval_shape(lambda: build_transformer(config, 0)))
-    device = jax.local_devices()[0]
+    device = mesh.devices.flat[0]
     cores = (
         len(psutil.Process().cpu_affinity())
         if hasattr(psutil.Process, "cpu_affinity")
         else os.cpu_count()
     )
     kind = f"CPU ({cores} cores)" if device.platform == "cpu" else device.device_kind
+    if mesh.size > 1:
+        processes = jax.process_count()
+        kind = f"{mesh.size} x {kind}" + (f" in {processes} processes" if processes > 1 else "")
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     several = f" x {len(configs)} configurations" if len(configs) > 1 else ""
     return f"{kind} · {parameters:,} parameters{seeds}{several} · {changed_options(config)}"
 
 
 def _train(
-    group: list[_Run], state: TrainState, terminal: Terminal, signals: StopSignals
-) -> TrainState:
+    group: list[_Run], crew: Crew, step: int, terminal: Terminal, signals: StopSignals
+) -> None:
     """All remaining steps, in chunks of about a second that end where a checkpoint is due."""
     config, began = group[0].config, group[0].start.began
     train = config.train
-    step = int(np.asarray(state.step)[0])
     if step >= train.steps:
-        return state
+        return
     terminal.progress("compiling", 0.0, 1.0)
-    most = min(MOST_STEPS_A_CHUNK, train.checkpoint_every, train.steps)
-    members = members_of(*(one.config for one in group))
-    program = make_chunk(config, most, members).lower(state, 1).compile()
+    crew.compiled()
     first, size = step, 1
-    while step < train.steps:
-        boundary = min(train.steps, (step // train.checkpoint_every + 1) * train.checkpoint_every)
-        size = min(size, most, boundary - step)
-        begun = time.perf_counter()
-        state, metrics = program(state, np.int32(size))
-        metrics = {name: np.asarray(metrics[name])[:size] for name in metrics}
-        speed = size / (time.perf_counter() - begun)
-        if step == first:
-            to_first_step = time.time() - began
-        for place, one in enumerate(group):
-            if one.failure is None:
-                own = slice(place * config.num_seeds, (place + 1) * config.num_seeds)
-                _log(one, step, {name: values[:, own] for name, values in metrics.items()}, speed)
-        alive = [one for one in group if one.failure is None]
-        if not alive:
-            return state
-        step += size
-        losses = metrics["train/loss"][-1]
-        note = f"loss {np.nanmean(losses):.4f} · {speed:.1f} steps/s"
-        terminal.progress("training", float(step), float(train.steps), note)
-        stop = signals.received is not None  # read once: a signal may come at any moment
-        if stop or step == boundary:
+    with _Profile(group[0].folder, config.devices.profile) as profile:
+        while step < train.steps:
+            boundary = (step // train.checkpoint_every + 1) * train.checkpoint_every
+            boundary = min(train.steps, boundary)
+            size = min(size, crew.most, boundary - step)
+            begun = time.perf_counter()
+            metrics = crew.steps(size)
+            speed = size / (time.perf_counter() - begun)
+            if step == first:
+                to_first_step = time.time() - began
+                profile.start()
+            else:
+                profile.stop()
             for place, one in enumerate(group):
                 if one.failure is None:
-                    one.checkpoints.save(step, _state_of(state, place, config))
-        if stop:
-            for one in alive:
-                one.checkpoints.wait()
-            signals.stop_if_received(f"at step {step}, which is saved")
-        size = max(1, int(speed * CHUNK_SECONDS))
+                    own = slice(place * config.num_seeds, (place + 1) * config.num_seeds)
+                    _log(one, step, {name: metrics[name][:, own] for name in metrics}, speed)
+            alive = [one for one in group if one.failure is None]
+            if not alive:
+                return
+            step += size
+            losses = metrics["train/loss"][-1]
+            note = f"loss {np.nanmean(losses):.4f} · {speed:.1f} steps/s"
+            terminal.progress("training", float(step), float(train.steps), note)
+            # Read once: a signal may come at any moment.
+            stop = crew.stop_asked or signals.received is not None
+            if stop or step == boundary:
+                state = crew.host_state()
+                for place, one in enumerate(group):
+                    if one.failure is None:
+                        one.checkpoints.save(step, _state_of(state, place, config))
+            if stop:
+                for one in alive:
+                    one.checkpoints.wait()
+                signals.stop(f"at step {step}, which is saved")
+            size = max(1, int(speed * CHUNK_SECONDS))
     terminal.stop_progress()
     total = time.time() - began
     terminal.say(
         f"trained {step - first} steps in {total - to_first_step:.1f} s; "
         f"the first one was done {to_first_step:.1f} s after the start"
     )
-    return state
 
 
 def _log(one: _Run, step: int, metrics: dict[str, np.ndarray], speed: float) -> None:
@@ -392,9 +452,11 @@ def _rows(
     return rows
 
 
-def _evaluate(
-    group: list[_Run], state: TrainState, terminal: Terminal, signals: StopSignals
-) -> None:
+def _evaluate(group: list[_Run], crew: Crew, terminal: Terminal, signals: StopSignals) -> None:
+    # Imported here, for SciPy and Matplotlib would hold up the first step.
+    from icl_align.curves import compute_curves_together, is_final
+    from icl_align.plots import save_curves_figure
+
     config = group[0].config
     alive = [place for place, one in enumerate(group) if one.failure is None]
     for place in alive:
@@ -406,9 +468,12 @@ def _evaluate(
 
         def progress(fraction):
             terminal.progress("evaluating", 100 * fraction, 100.0)
-            signals.stop_if_received("after training, during the evaluation")
+            crew.wait()
+            if crew.stop_asked:
+                signals.stop("after training, during the evaluation")
 
         progress(0.0)
+        state = jax.device_put(crew.host_state(), jax.local_devices()[0])
         own = [_state_of(state, place, config) for place in missing]
         own_state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)
         configs = [group[place].config for place in missing]

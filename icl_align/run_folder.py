@@ -10,7 +10,15 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from icl_align.cli import USAGE_ERROR, RunError
-from icl_align.config import FREE_ON_RESUME, Config, ConfigError, differences, leaves, setting
+from icl_align.config import (
+    FREE_ON_RESUME,
+    OF_THE_MACHINE,
+    Config,
+    ConfigError,
+    differences,
+    leaves,
+    setting,
+)
 
 
 @contextlib.contextmanager
@@ -63,13 +71,15 @@ def from_dict(values: dict[str, Any]) -> Config:
 def config_to_go_on_with(saved: Config, asked: Config, overrides: list[str]) -> Config:
     """The saved configuration with what the command line names put over it.
 
-    A named group, as in task=NAME, names all of its options.
+    A named group, as in task=NAME, names all of its options. Those of the machine are always the
+    new ones.
     """
     named = {override.partition("=")[0].lstrip("+~") for override in overrides}
     merged = dataclasses.replace(saved)
     defaults = {key: value for key, _, value in leaves()}
     for key, _, value in leaves(asked):
-        if {key, key.partition(".")[0]} & named or value != defaults[key]:
+        of_the_machine = key.startswith(OF_THE_MACHINE)
+        if of_the_machine or {key, key.partition(".")[0]} & named or value != defaults[key]:
             merged = _with(merged, key.split("."), value)
     return merged
 

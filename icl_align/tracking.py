@@ -1,8 +1,10 @@
 """Where a run's numbers go: the same rows to metrics.jsonl and to Weights & Biases."""
 
+import contextlib
 import json
 import math
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,19 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def start_service(config: WandbConfig) -> None:
+    """Starts W&B's own process in the background, so that a `Tracker` need not wait for it."""
+
+    def start():
+        with contextlib.suppress(Exception):  # the Tracker meets it again, and says so
+            import wandb
+
+            wandb.setup()
+
+    if config.mode != "disabled":
+        threading.Thread(target=start, daemon=True).start()
 
 
 class Tracker:

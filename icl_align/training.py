@@ -3,16 +3,25 @@
 Every array of a state has a leading axis of members, which train together under one `vmap`: the
 seeds of a configuration, and of all configurations that differ only in `config.TRACED` numbers.
 Each step draws its own batch on the device from (seed, step), so a run goes on from any state.
+
+Over a mesh (`devices`) every device steps its own members on its own share of their batches, and
+the devices of one member average their gradients. A device goes through its share in slices, whose
+activations stay in the cache of a CPU.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from icl_align.config import Config, TrainConfig
 from icl_align.contexts import (
@@ -22,10 +31,13 @@ from icl_align.contexts import (
     shown_to_transformer,
     training_keys,
 )
+from icl_align.devices import BATCH, SEEDS, everywhere
 from icl_align.losses import training_loss
-from icl_align.model import Transformer
+from icl_align.model import Transformer, num_tokens
 
 Params = PyTree[Float[Array, "s ..."]]
+# Tokens of a slice on a CPU; see benchmarks/NOTES.md.
+CPU_TOKENS = 1024
 METRICS = ("train/loss", "train/grad_norm", "train/param_norm", "train/learning_rate")
 
 
@@ -114,31 +126,168 @@ def loss_of(
     config: Config, params: Any, keys: Any, reward_noise: Float[Array, ""] | float | None = None
 ) -> Float[Array, ""]:
     """Training loss of one member's parameters on the contexts of `keys`."""
-    contexts = sample_contexts(config.task, keys, reward_noise)
-    shown = shown_to_transformer(config.task, contexts, keys)
-    predictions = transformer_learner(config)(params, shown)
-    return training_loss(config.loss, predictions, contexts)
+    with jax.named_scope("tokens"):
+        contexts = sample_contexts(config.task, keys, reward_noise)
+        shown = shown_to_transformer(config.task, contexts, keys)
+        most = config.loss.max_attempts
+        if most is not None and not config.model.sees_future:  # nothing later is trained on
+            first = {
+                "responses": shown.responses[..., :most, :],
+                "rewards": shown.rewards[..., :most],
+            }
+            shown = shown._replace(**first)
+    precision = config.train.precision
+    if precision == "bfloat16":  # parameters stay float32, and so does the loss
+        params, shown = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, shown))
+    with jax.default_matmul_precision(None if precision == "default" else precision):
+        predictions = transformer_learner(config)(params, shown).astype(jnp.float32)
+        with jax.named_scope("loss"):
+            return training_loss(config.loss, predictions, contexts)
+
+
+def stack_blocks(tree: Any, axis: int) -> Any:
+    """A tree of parameters, or of their moments, with those of all blocks in one array each.
+
+    The blocks of a trunk are alike. As one array they are placed, added and updated at once: the
+    program of a deep transformer has a fraction of the operations, and compiles that much faster.
+
+    Args:
+      tree: holds anywhere the parameters of a transformer, each block by itself; on the host or no.
+      axis: the new axis of blocks.
+    """
+
+    def stack(*leaves):
+        return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves, axis)
+
+    def one(node):
+        if not _is_params(node):
+            return node
+        blocks = node["trunk"]["blocks"]
+        stacked = jax.tree.map(stack, *(blocks[place] for place in range(len(blocks))))
+        return {**node, "trunk": {**node["trunk"], "blocks": stacked}}
+
+    return jax.tree.map(one, tree, is_leaf=_is_params)
+
+
+def unstack_blocks(tree: Any, axis: int) -> Any:
+    """The inverse of `stack_blocks`."""
+
+    def split(leaf):
+        if isinstance(leaf, np.ndarray):
+            return np.split(leaf, leaf.shape[axis], axis)
+        return jax.lax.split(leaf, [1] * leaf.shape[axis], axis)  # its gradient: one concatenation
+
+    def one(node):
+        if not _is_params(node):
+            return node
+        leaves, structure = jax.tree.flatten(node["trunk"]["blocks"])
+        blocks = zip(*map(split, leaves), strict=True)
+        each = {
+            place: jax.tree.unflatten(structure, [leaf.squeeze(axis) for leaf in block])
+            for place, block in enumerate(blocks)
+        }
+        return {**node, "trunk": {**node["trunk"], "blocks": each}}
+
+    return jax.tree.map(one, tree, is_leaf=_is_params)
+
+
+def _is_params(node: Any) -> bool:
+    return isinstance(node, dict) and "trunk" in node
+
+
+def slice_size(config: Config, num_members: int, num_contexts: int, platform: str) -> int:
+    """How many of `num_contexts` contexts of each member a device computes the gradient of at once.
+
+    It divides `num_contexts`. On a CPU a slice is as long as the cache likes: more pays for memory,
+    fewer for starting many small products.
+
+    Args:
+      config: `devices.slice` bounds it from above; the model gives the tokens of a context.
+      num_members: networks on the device.
+      num_contexts: of each network, on the device.
+      platform: "cpu", or any other for an accelerator.
+    """
+    divisors = [n for n in range(1, num_contexts + 1) if num_contexts % n == 0]
+    if config.devices.slice is not None:
+        return max(n for n in divisors if n <= config.devices.slice)
+    if platform != "cpu":
+        return num_contexts
+    wanted = max(1, CPU_TOKENS // (num_members * num_tokens(config.model, config.task)))
+    return min(divisors, key=lambda n: abs(math.log(n / wanted)))
+
+
+def loss_and_gradient(
+    config: Config,
+    params: Any,
+    keys: Key[Array, " batch"],
+    reward_noise: Float[Array, ""] | float | None = None,
+    slice_size: int | None = None,
+    stacked: bool = False,
+) -> tuple[Float[Array, ""], Any]:
+    """Training loss of one member on the contexts of `keys`, and its gradient.
+
+    Args:
+      config: options.
+      params: of one member.
+      keys: one key a context.
+      reward_noise: overrides `task.reward_noise`.
+      slice_size: contexts computed at once, by default all; a divisor of their number.
+      stacked: whether `params` are from `stack_blocks(..., axis=0)`; then so is the gradient.
+    """
+
+    def loss(params, some):
+        each = unstack_blocks(params, axis=0) if stacked else params
+        return loss_of(config, each, some, reward_noise)
+
+    gradient = jax.value_and_grad(loss)
+    slices = 1 if slice_size is None else len(keys) // slice_size
+    if slices == 1:
+        return gradient(params, keys)
+
+    def add(total, some):
+        return jax.tree.map(jnp.add, total, gradient(params, some)), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, keys.reshape(slices, -1))
+    return jax.tree.map(lambda leaf: leaf / slices, total)
 
 
 def train_step(
-    config: Config, member: Member, state: TrainState
+    config: Config,
+    member: Member,
+    state: TrainState,
+    keys: Key[Array, " batch"],
+    slice_size: int | None = None,
+    mean: Callable[[Any], Any] = lambda tree: tree,
+    stacked: bool = False,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One optimiser step of one member, and its metrics."""
-    keys = training_keys(member.seed, state.step, config.train.batch_size)
-    loss, grads = jax.value_and_grad(
-        lambda params: loss_of(config, params, keys, member.reward_noise)
-    )(state.params)
-    updates, opt_state = make_optimizer(config.train, member).update(grads, state.opt_state)
-    params = optax.apply_updates(state.params, updates)
-    learning_rate = learning_rate_schedule(config.train, member.learning_rate)(state.step)
-    values = (loss, optax.tree.norm(grads), optax.tree.norm(params), learning_rate)
+    """One optimiser step of one member, and its metrics.
+
+    Args:
+      config: options.
+      member: its numbers.
+      state: its state.
+      keys: of its contexts, or of this device's share of them.
+      slice_size: as in `loss_and_gradient`.
+      mean: of loss and gradient over the devices that share the member.
+      stacked: as in `loss_and_gradient`; of the whole state.
+    """
+    loss, grads = mean(
+        loss_and_gradient(config, state.params, keys, member.reward_noise, slice_size, stacked)
+    )
+    with jax.named_scope("optimizer"):
+        optimizer = make_optimizer(config.train, member)
+        updates, opt_state = optimizer.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        learning_rate = learning_rate_schedule(config.train, member.learning_rate)(state.step)
+        values = (loss, optax.tree.norm(grads), optax.tree.norm(params), learning_rate)
     metrics = {n: jnp.asarray(v, loss.dtype) for n, v in zip(METRICS, values, strict=True)}
     return TrainState(params, opt_state, state.step + 1), metrics
 
 
 def make_chunk(
-    config: Config, most: int, members: Member | None = None
-) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Float[Array, "most s"]]]]:
+    config: Config, most: int, mesh: Mesh
+) -> Callable[[Member, TrainState, int], tuple[TrainState, dict[str, Float[Array, "most s"]]]]:
     """A compiled function that makes up to `most` steps of all members without touching the host.
 
     The number of steps is an argument, not a shape: one program serves every length, so a run that
@@ -147,20 +296,51 @@ def make_chunk(
     Args:
       config: what the members share.
       most: steps in a chunk, at most.
-      members: by default the seeds of `config`.
+      mesh: the devices, from `devices.make_mesh`.
 
     Returns:
-      (state, num_steps) -> (state, metrics); rows of the metrics from num_steps on are zero.
+      (members, state, num_steps) -> (state, metrics). The state is one of `stack_blocks(state,
+      axis=1)`; rows of the metrics from num_steps on are zero. Members and state are divided along
+      the mesh's seeds.
     """
-    members = members_of(config) if members is None else members
+    share = config.train.batch_size // mesh.shape[BATCH]
+    platform = mesh.devices.flat[0].platform
 
-    def step(index, carry):
-        state, metrics = carry
-        state, row = jax.vmap(lambda member, one: train_step(config, member, one))(members, state)
-        return state, {name: metrics[name].at[index].set(row[name]) for name in METRICS}
+    def on_a_device(members, state, num_steps):
+        together = 1 if platform == "cpu" else len(members.seed)
+        size = slice_size(config, together, share, platform)
+        first = jax.lax.axis_index(BATCH) * share
 
-    def chunk(state, num_steps):
+        def step(index, carry):
+            state, metrics = carry
+
+            def one(member, state):
+                keys = training_keys(member.seed, state.step, config.train.batch_size)
+                own = jax.lax.dynamic_slice_in_dim(keys, first, share)
+                mean = functools.partial(jax.lax.pmean, axis_name=BATCH)
+                return train_step(config, member, state, own, size, mean, stacked=True)
+
+            if platform == "cpu":  # one by one: their products are too small to gain from company
+                state, row = jax.lax.map(lambda pair: one(*pair), (members, state))
+            else:
+                state, row = jax.vmap(one)(members, state)
+            return state, {name: metrics[name].at[index].set(row[name]) for name in METRICS}
+
         metrics = {name: jnp.zeros((most, len(members.seed))) for name in METRICS}
         return jax.lax.fori_loop(0, num_steps, step, (state, metrics))
 
-    return jax.jit(chunk, donate_argnums=0)
+    each = P(SEEDS)
+    # Replication over the batch axis holds by the mean above; the checker cannot follow the loops.
+    mapped = jax.shard_map(
+        on_a_device,
+        mesh=mesh,
+        in_specs=(each, each, P()),
+        out_specs=(each, P(None, SEEDS)),
+        check_vma=False,
+    )
+
+    def chunk(members, state, num_steps):
+        state, metrics = mapped(members, state, num_steps)
+        return state, jax.lax.with_sharding_constraint(metrics, everywhere(mesh))
+
+    return jax.jit(chunk, donate_argnums=1)

@@ -23,9 +23,10 @@ def tiny(*overrides):
     return compose_config([*TINY, OFF, *overrides])
 
 
-def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT):
+def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT, devices=1):
     """A real process of a command, with its output piped."""
     environment = {**os.environ, "PYTHONPATH": str(env_path), "JAX_PLATFORMS": "cpu"}
+    environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     return subprocess.Popen(
         [sys.executable, "-m", module, *overrides],
         cwd=cwd,

@@ -17,7 +17,9 @@ from icl_align.model import (
     Transformer,
     TripletNormTokens,
     TripletTokens,
+    _narrowing,
     attend,
+    attention_weights,
     num_parameters,
 )
 
@@ -569,3 +571,36 @@ def test_any_leading_axes_agree(options):
     assert of_grid.shape == (2, 3, N + 1, D)
     np.testing.assert_allclose(of_grid[1], of_row, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(of_row[2], of_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_normalising_after_the_product_changes_neither_attention_nor_its_gradient(causal):
+    q, k, v, out = jax.random.normal(jax.random.key(5), (4, 2, 3, 7, 4))
+    visible = jnp.tril(jnp.ones((7, 7), bool)) if causal else jnp.ones((7, 7), bool)
+
+    def fast(q, k, v):
+        return jnp.sum(out * attend("softmax", q, k, v, visible))
+
+    def plain(q, k, v):
+        return jnp.sum(out * (attention_weights("softmax", q, k, visible) @ v))
+
+    for a, b in zip(
+        jax.value_and_grad(fast, (0, 1, 2))(q, k, v),
+        jax.value_and_grad(plain, (0, 1, 2))(q, k, v),
+        strict=True,
+    ):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), a, b)
+
+
+def test_a_narrowing_map_is_its_linear_map_and_has_its_gradient():
+    linear = nnx.Linear(12, 5, rngs=nnx.Rngs(0))
+    x, out = jax.random.normal(jax.random.key(1), (6, 12)), jnp.arange(30.0).reshape(6, 5)
+    graph, state = nnx.split(linear)
+
+    def gradients(function):
+        return jax.value_and_grad(
+            lambda s, x: jnp.sum(out * function(nnx.merge(graph, s), x)), (0, 1)
+        )(state, x)
+
+    fast, plain = gradients(_narrowing), gradients(lambda one, x: one(x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), fast, plain)

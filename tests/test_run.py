@@ -273,12 +273,12 @@ def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch):
     import errno
 
-    from icl_align import run as run_module
+    from icl_align import plots
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_module, "save_curves_figure", full)
+    monkeypatch.setattr(plots, "save_curves_figure", full)
     config = tiny("train.steps=4")
     with pytest.raises(RunError, match="No space left on device"):
         run(config, tmp_path / "run", Start())

@@ -1,27 +1,44 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from icl_align.config import TrainConfig
+from icl_align.contexts import sample_contexts
+from icl_align.devices import make_mesh
+from icl_align.losses import training_loss
 from icl_align.training import (
     init_state,
     learning_rate_schedule,
+    loss_and_gradient,
     loss_of,
     make_chunk,
+    members_of,
+    slice_size,
+    stack_blocks,
     training_keys,
+    transformer_learner,
+    unstack_blocks,
 )
 from runs import tiny
 
 
 def train(config, *sizes, most=8):
-    state, chunk = init_state(config), make_chunk(config, most)
+    mesh = make_mesh(config, config.num_seeds, jax.devices()[:1])
+    members, chunk = members_of(config), make_chunk(config, most, mesh)
+    state = stack_blocks(init_state(config), axis=1)
     rows = []
     for size in sizes:
-        state, metrics = chunk(state, size)
+        state, metrics = chunk(members, state, size)
         rows.append({name: np.asarray(value)[:size] for name, value in metrics.items()})
-    return state, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return unstack_blocks(state, axis=1), {
+        name: np.concatenate([row[name] for row in rows]) for name in rows[0]
+    }
 
 
 def equal(a, b):
@@ -88,8 +105,8 @@ def test_training_learns():
 
 def test_the_state_is_donated():
     config = tiny()
-    state = init_state(config)
-    make_chunk(config, 2)(state, 1)
+    state = stack_blocks(init_state(config), axis=1)
+    make_chunk(config, 2, make_mesh(config, 1))(members_of(config), state, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -114,3 +131,89 @@ def test_hidden_rewards_carry_no_information():
     shown = shown_to_transformer(config.task, contexts, keys)
     assert not shown.rewards.any()
     assert contexts.rewards.any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_slices_of_a_batch_have_the_gradient_of_the_batch(size):
+    config = tiny("train.batch_size=16")
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
+    keys = training_keys(0, 3, 16)
+    loss, gradient = loss_and_gradient(config, params, keys)
+    sliced_loss, sliced = loss_and_gradient(config, params, keys, slice_size=size)
+    assert sliced_loss == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(sliced), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.sampled_from(["cpu", "gpu"]))
+def test_a_slice_divides_what_it_is_a_slice_of(num_contexts, most, platform):
+    free, bounded = tiny(), tiny(f"devices.slice={most}")
+    assert num_contexts % slice_size(free, 3, num_contexts, platform) == 0
+    bound = slice_size(bounded, 3, num_contexts, platform)
+    assert num_contexts % bound == 0 and bound <= most
+    assert slice_size(free, 3, num_contexts, "gpu") == num_contexts
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_unstacking_undoes_stacking_on_the_host_and_off_it(axis):
+    config = tiny("model.num_layers=3", "num_seeds=2")
+    state = init_state(config)
+    state = state if axis else jax.tree.map(lambda leaf: leaf[0], state)
+    for tree in (state, jax.device_get(state)):
+        stacked = stack_blocks(tree, axis)
+        assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(tree)) / 2
+        assert equal(unstack_blocks(stacked, axis), tree)
+        assert jax.tree.structure(unstack_blocks(stacked, axis)) == jax.tree.structure(tree)
+
+
+def test_stacked_parameters_have_the_stacked_gradient():
+    config = tiny("model.num_layers=3")
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
+    keys = training_keys(0, 3, 4)
+    loss, gradient = loss_and_gradient(config, params, keys)
+    stacked_loss, stacked = loss_and_gradient(config, stack_blocks(params, 0), keys, stacked=True)
+    assert float(stacked_loss) == pytest.approx(float(loss), rel=1e-6)
+    for a, b in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(unstack_blocks(stacked, 0)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["model.tokens=interleaved"],
+        ["model.causal=false"],
+        ["model.causal=false", "model.sees_future=true"],
+    ],
+)
+def test_attempts_after_the_last_that_is_trained_on_are_left_out_without_a_difference(options):
+    config = tiny("loss.max_attempts=3", *options)
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
+    keys = training_keys(0, 0, 8)
+    contexts = sample_contexts(config.task, keys)
+    whole = transformer_learner(config)(params, contexts)  # all 4 attempts
+    expected = training_loss(config.loss, whole, contexts)
+    assert float(loss_of(config, params, keys)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
+def test_a_precision_keeps_parameters_in_float32_and_the_loss_close(precision):
+    config = tiny(f"train.precision={precision}")
+    state, metrics = train(config, 3)
+    _, plain = train(tiny(), 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
+    atol = 0.05 if precision == "bfloat16" else 1e-5
+    np.testing.assert_allclose(metrics["train/loss"], plain["train/loss"], atol=atol)
+    differs = not np.array_equal(metrics["train/loss"], plain["train/loss"])
+    assert differs == (precision == "bfloat16")  # on a CPU the others are the default
+
+
+def test_the_parts_of_a_step_are_named_in_the_program():
+    config = tiny()
+    mesh = make_mesh(config, 1, jax.devices()[:1])
+    state = stack_blocks(init_state(config), axis=1)
+    text = make_chunk(config, 2, mesh).lower(members_of(config), state, 1).as_text(debug_info=True)
+    for scope in ("tokens", "attention", "mlp", "loss", "optimizer"):
+        assert re.search(rf'[/("]{scope}[/)"]', text), scope

@@ -26,6 +26,7 @@ from icl_align.contexts import (
     sample_contexts,
     shown_to_transformer,
 )
+from icl_align.devices import make_mesh
 from icl_align.learners import (
     best_attempt,
     gradient_descent,
@@ -37,7 +38,15 @@ from icl_align.learners import (
 from icl_align.losses import cosine_similarity, normalize, training_loss
 from icl_align.theory.assembly import Network, as_module, run_last_row
 from icl_align.theory.construction import DULL, SHARP, plackett_luce_network
-from icl_align.training import TrainState, init_state, make_chunk, make_optimizer, members_of
+from icl_align.training import (
+    TrainState,
+    init_state,
+    make_chunk,
+    make_optimizer,
+    members_of,
+    stack_blocks,
+    unstack_blocks,
+)
 
 # A learner here: contexts [b] and their keys -> the answers after all of their attempts [b, d].
 Answer = Callable[[Context, Any], Float[Array, "b d"]]
@@ -429,25 +438,23 @@ def training_from_the_construction(
         "dull, slow": (build(DULL), SLOW),
         "initialised": (None, 1.0),
     }
-    slow = dataclasses.replace(train, learning_rate=SLOW * train.learning_rate)
-    options = {1.0: train, SLOW: slow}
-    chunks = {
-        pace: make_chunk(dataclasses.replace(own, train=given), num_steps)
-        for pace, given in options.items()
-    }
+    chunk = make_chunk(own, num_steps, make_mesh(own, 1, jax.local_devices()[:1]))
     rows: dict[str, Any] = {}
     for place, (name, (network, pace)) in enumerate(starts.items()):
-        chunk, state = chunks[pace], init_state(own)
+        paced = dataclasses.replace(train, learning_rate=pace * train.learning_rate)
+        members, state = members_of(dataclasses.replace(own, train=paced)), init_state(own)
         if network is not None:
             params = jax.tree.map(lambda leaf: leaf[None], network.params)
-            member = jax.tree.map(lambda leaf: leaf[0], members_of(own))
+            member = jax.tree.map(lambda leaf: leaf[0], members)
             opt_state = jax.vmap(make_optimizer(train, member).init)(params)
             state = TrainState(params, opt_state, state.step)
+        state = stack_blocks(state, axis=1)
         rows[name] = []
         for before, after in zip([0, *looks], looks, strict=False):
             if after > before:
-                state, _ = chunk(state, after - before)
-            values = judge(jax.tree.map(lambda leaf: leaf[0], state.params), contexts, shown, step)
+                state, _ = chunk(members, state, after - before)
+            params = jax.tree.map(lambda leaf: leaf[0], unstack_blocks(state.params, axis=1))
+            values = judge(params, contexts, shown, step)
             if not all(map(np.isfinite, values.values())):
                 break  # diverged: the rows end here
             rows[name].append({"step": after} | {key: float(v) for key, v in values.items()})

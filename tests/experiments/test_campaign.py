@@ -359,7 +359,8 @@ def test_a_campaign_that_is_told_to_stop_saves_first(tmp_path, monkeypatch, numb
     assert status == 128 + number
     assert "Traceback" not in err
     assert any(tmp_path.glob("runs/*/checkpoints/*"))
-    log = next(tmp_path.glob("jobs/*.log")).read_text()
+    # A worker that became free may have begun another job, which had nothing to save yet.
+    log = "".join(path.read_text() for path in tmp_path.glob("jobs/*.log"))
     assert "stopped by SIGTERM" in log
     assert "which is saved" in log or "after training" in log
 

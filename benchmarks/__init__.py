@@ -1,0 +1,1 @@
+"""Speed and memory on this machine, beside what a user would pick instead."""

@@ -1,0 +1,9 @@
+"""The configurations that are measured: a closed list of names."""
+
+# Name -> overrides, as `python -m icl_align.train` takes them.
+CASES = {
+    "default": [],
+    "published": ["+experiment=paper"],
+    "published_triplet": ["+experiment=paper", "model.tokens=triplet"],
+    "smoke": ["+scale=smoke"],
+}

@@ -131,7 +131,7 @@ class Crew:
 
     def _compile(self, config: Config, shapes: TrainState) -> None:
         """Starts to compile `steps`, for a state of these shapes."""
-        # Said anew, so that a run that goes on gets the same program, to the last bit, as a new one.
+        # Said anew, so that a run that goes on gets the same program as a new one, to the last bit.
         state = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=divided(self._mesh), weak_type=False

@@ -127,7 +127,8 @@ class Crew:
             self._state = traced.lower().compile(_options(mesh, level=0))(self._members)
         else:
             self._state = _place(stack_blocks(restored, axis=1), mesh)
-            self._compile(config, self._state)
+            if restored.step[0] < config.train.steps:  # else there is only evaluation left
+                self._compile(config, self._state)
 
     def _compile(self, config: Config, shapes: TrainState) -> None:
         """Starts to compile `steps`, for a state of these shapes."""

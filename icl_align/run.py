@@ -147,7 +147,7 @@ class _Profile:
 
     def start(self) -> None:
         """From the next chunk on, once."""
-        if self._asked and jax.process_index() == 0:
+        if self._asked:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._asked, self._running = False, True
 

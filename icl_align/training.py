@@ -1,7 +1,8 @@
 """Training as pure functions: a state, one step, and many steps as one compiled program.
 
-Every array of a state has a leading axis of members, which train together under one `vmap`: the
-seeds of a configuration, and of all configurations that differ only in `config.TRACED` numbers.
+Every array of a state has a leading axis of members, which train together as one program (under a
+`vmap`; on a CPU one by one, which is faster there): the seeds of a configuration, and of all
+configurations that differ only in `config.TRACED` numbers.
 Each step draws its own batch on the device from (seed, step), so a run goes on from any state.
 
 Over a mesh (`devices`) every device steps its own members on its own share of their batches, and

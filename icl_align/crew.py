@@ -21,14 +21,14 @@ from jax.sharding import Mesh
 from icl_align.config import Config
 from icl_align.devices import divided, everywhere, make_mesh
 from icl_align.run_folder import from_dict
+from icl_align.packing import pack, unpack
 from icl_align.training import (
     Member,
     TrainState,
     init_state,
     make_chunk,
     members_of,
-    stack_blocks,
-    unstack_blocks,
+    state_shapes,
 )
 
 BEGIN, STEPS, HOST_STATE, WAIT, DISMISS = range(5)
@@ -126,7 +126,7 @@ class Crew:
             self._compile(config, traced.out_info)
             self._state = traced.lower().compile(_options(mesh, level=0))(self._members)
         else:
-            self._state = _place(stack_blocks(restored, axis=1), mesh)
+            self._state = _place(pack(restored, 1), mesh)
             if restored.step[0] < config.train.steps:  # else there is only evaluation left
                 self._compile(config, self._state)
 
@@ -176,12 +176,7 @@ def _options(mesh: Mesh, level: int) -> dict[str, Any]:
 
 
 def _fresh(config: Config, members: Member) -> TrainState:
-    return stack_blocks(init_state(config, members), axis=1)
-
-
-def state_shapes(configs: list[Config]) -> TrainState:
-    """Shapes and types of the state of all members of these configurations."""
-    return jax.eval_shape(lambda: init_state(configs[0], members_of(*configs)))
+    return pack(init_state(config, members), leading=1)
 
 
 def _zeros(shapes: Any) -> Any:

@@ -6,7 +6,11 @@ Array names end in their axes: B any leading axes, T tokens, H heads, K width of
 the residual stream, F features of a token.
 """
 
+import functools
+import os
+INLINE=bool(os.environ.get('INL'))
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -278,11 +282,43 @@ class Block(nnx.Module):
         return self.attention_norm(x_BTD) if self.attention_norm else x_BTD
 
 
+def _alike(
+    number: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs
+) -> list[nnx.Module]:
+    """`[make(rngs) for _ in range(number)]`, drawn as one batch.
+
+    Traced and compiled once, whatever the number; each gets the keys, and so the parameters, that
+    it would get in turn.
+    """
+    stream = rngs.params
+    first = stream.count[...]
+    graph = nnx.graphdef(make(rngs))
+    keys_of_each = stream.count[...] - first
+
+    def drawn(count):
+        own = nnx.Rngs(params=stream.key[...])
+        own.params.count[...] = count
+        return nnx.state(make(own))
+
+    counts = first + keys_of_each * jnp.arange(number, dtype=first.dtype)
+    states = jax.vmap(drawn)(counts)
+    stream.count[...] = first + number * keys_of_each
+    return [nnx.merge(graph, jax.tree.map(lambda a: a[i], states)) for i in range(number)]
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=INLINE)
+def _apply(graph, state, x_BTD, visible_TT):
+    """A block on the residual stream; traced and differentiated once for all blocks alike."""
+    return nnx.merge(graph, state)(x_BTD, visible_TT)
+
+
 class Trunk(nnx.Module):
     """A stack of blocks and a last layer norm, from token vectors to token vectors."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.blocks = nnx.List(
+            _alike(config.num_layers, lambda rngs: Block(config, rngs=rngs), rngs)
+        )
         self.norm = _norm(config, rngs) if config.norm != "none" else None
 
     def __call__(
@@ -303,7 +339,7 @@ class Trunk(nnx.Module):
         """The tokens before the first block and after each block, without the last norm."""
         stream = [x_BTD]
         for block in self.blocks:
-            stream.append(block(stream[-1], visible_TT))
+            stream.append(_apply(*nnx.split(block), stream[-1], visible_TT))
         return stream
 
 

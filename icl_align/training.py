@@ -35,6 +35,7 @@ from icl_align.contexts import (
 from icl_align.devices import BATCH, SEEDS, everywhere
 from icl_align.losses import training_loss
 from icl_align.model import Transformer, num_tokens
+from icl_align.packing import pack, unpack
 
 Params = PyTree[Float[Array, "s ..."]]
 # Tokens of a slice on a CPU; see benchmarks/NOTES.md.
@@ -123,6 +124,11 @@ def init_state(config: Config, members: Member | None = None) -> TrainState:
     return jax.jit(jax.vmap(one))(members_of(config) if members is None else members)
 
 
+def state_shapes(config: Config, members: Member | None = None) -> TrainState:
+    """Shapes and types of `init_state`."""
+    return jax.eval_shape(lambda: init_state(config, members))
+
+
 def loss_of(
     config: Config, params: Any, keys: Any, reward_noise: Float[Array, ""] | float | None = None
 ) -> Float[Array, ""]:
@@ -144,56 +150,6 @@ def loss_of(
         predictions = transformer_learner(config)(params, shown).astype(jnp.float32)
         with jax.named_scope("loss"):
             return training_loss(config.loss, predictions, contexts)
-
-
-def stack_blocks(tree: Any, axis: int) -> Any:
-    """A tree of parameters, or of their moments, with those of all blocks in one array each.
-
-    The blocks of a trunk are alike. As one array they are placed, added and updated at once: the
-    program of a deep transformer has a fraction of the operations, and compiles that much faster.
-
-    Args:
-      tree: holds anywhere the parameters of a transformer, each block by itself; on the host or no.
-      axis: the new axis of blocks.
-    """
-
-    def stack(*leaves):
-        return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves, axis)
-
-    def one(node):
-        if not _is_params(node):
-            return node
-        blocks = node["trunk"]["blocks"]
-        stacked = jax.tree.map(stack, *(blocks[place] for place in range(len(blocks))))
-        return {**node, "trunk": {**node["trunk"], "blocks": stacked}}
-
-    return jax.tree.map(one, tree, is_leaf=_is_params)
-
-
-def unstack_blocks(tree: Any, axis: int) -> Any:
-    """The inverse of `stack_blocks`."""
-
-    def split(leaf):
-        if isinstance(leaf, np.ndarray):
-            return np.split(leaf, leaf.shape[axis], axis)
-        return jax.lax.split(leaf, [1] * leaf.shape[axis], axis)  # its gradient: one concatenation
-
-    def one(node):
-        if not _is_params(node):
-            return node
-        leaves, structure = jax.tree.flatten(node["trunk"]["blocks"])
-        blocks = zip(*map(split, leaves), strict=True)
-        each = {
-            place: jax.tree.unflatten(structure, [leaf.squeeze(axis) for leaf in block])
-            for place, block in enumerate(blocks)
-        }
-        return {**node, "trunk": {**node["trunk"], "blocks": each}}
-
-    return jax.tree.map(one, tree, is_leaf=_is_params)
-
-
-def _is_params(node: Any) -> bool:
-    return isinstance(node, dict) and "trunk" in node
 
 
 def slice_size(config: Config, num_members: int, num_contexts: int, platform: str) -> int:
@@ -223,7 +179,7 @@ def loss_and_gradient(
     keys: Key[Array, " batch"],
     reward_noise: Float[Array, ""] | float | None = None,
     slice_size: int | None = None,
-    stacked: bool = False,
+    unpacked: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[Float[Array, ""], Any]:
     """Training loss of one member on the contexts of `keys`, and its gradient.
 
@@ -233,12 +189,11 @@ def loss_and_gradient(
       keys: one key a context.
       reward_noise: overrides `task.reward_noise`.
       slice_size: contexts computed at once, by default all; a divisor of their number.
-      stacked: whether `params` are from `stack_blocks(..., axis=0)`; then so is the gradient.
+      unpacked: makes parameters of `params`, where they are in another form; the gradient has it.
     """
 
     def loss(params, some):
-        each = unstack_blocks(params, axis=0) if stacked else params
-        return loss_of(config, each, some, reward_noise)
+        return loss_of(config, unpacked(params), some, reward_noise)
 
     gradient = jax.value_and_grad(loss)
     slices = 1 if slice_size is None else len(keys) // slice_size
@@ -260,7 +215,7 @@ def train_step(
     keys: Key[Array, " batch"],
     slice_size: int | None = None,
     mean: Callable[[Any], Any] = lambda tree: tree,
-    stacked: bool = False,
+    unpacked: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One optimiser step of one member, and its metrics.
 
@@ -271,10 +226,10 @@ def train_step(
       keys: of its contexts, or of this device's share of them.
       slice_size: as in `loss_and_gradient`.
       mean: of loss and gradient over the devices that share the member.
-      stacked: as in `loss_and_gradient`; of the whole state.
+      unpacked: as in `loss_and_gradient`.
     """
     loss, grads = mean(
-        loss_and_gradient(config, state.params, keys, member.reward_noise, slice_size, stacked)
+        loss_and_gradient(config, state.params, keys, member.reward_noise, slice_size, unpacked)
     )
     with jax.named_scope("optimizer"):
         optimizer = make_optimizer(config.train, member)
@@ -300,10 +255,12 @@ def make_chunk(
       mesh: the devices, from `devices.make_mesh`.
 
     Returns:
-      (members, state, num_steps) -> (state, metrics). The state is one of `stack_blocks(state,
-      axis=1)`; rows of the metrics from num_steps on are zero. Members and state are divided along
-      the mesh's seeds.
+      (members, state, num_steps) -> (state, metrics). The state is packed: `packing.pack(state,
+      leading=1)`; rows of the metrics from num_steps on are zero. Members and state are divided
+      along the mesh's seeds.
     """
+    like = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], init_state(config).params))
+    unpacked = functools.partial(unpack, like=like)
     share = config.train.batch_size // mesh.shape[BATCH]
     platform = mesh.devices.flat[0].platform
 
@@ -319,7 +276,7 @@ def make_chunk(
                 keys = training_keys(member.seed, state.step, config.train.batch_size)
                 own = jax.lax.dynamic_slice_in_dim(keys, first, share)
                 mean = functools.partial(jax.lax.pmean, axis_name=BATCH)
-                return train_step(config, member, state, own, size, mean, stacked=True)
+                return train_step(config, member, state, own, size, mean, unpacked)
 
             if platform == "cpu":  # one by one: their products are too small to gain from company
                 state, row = jax.lax.map(lambda pair: one(*pair), (members, state))

@@ -1,0 +1,84 @@
+"""Parameters as one vector: first those outside the blocks, then block by block.
+
+The program of a step that averages and updates one vector has a fraction of the operations of one
+that does so with every array. Blocks are alike, and each is a row of the vector: what cuts a row
+into its arrays is compiled once for all of them.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def pack(tree: Any, leading: int = 0) -> Any:
+    """A tree with each set of parameters in it (or of their moments) as one vector.
+
+    Args:
+      tree: holds anywhere the parameters of transformers; on the host, on a device or traced.
+      leading: axes before those of the parameters, which the vectors keep.
+    """
+
+    def one(node):
+        if not _is_params(node):
+            return node
+        return tuple(_joined(jax.tree.leaves(part), leading) for part in _parts(node))
+
+    return jax.tree.map(one, tree, is_leaf=_is_params)
+
+
+def unpack(packed: Any, like: Any, leading: int = 0) -> Any:
+    """The inverse of `pack`.
+
+    Args:
+      packed: from `pack`.
+      like: a tree of the structure and shapes wanted; what its arrays hold does not matter.
+      leading: as in `pack`; the sizes of these axes in `like` do not matter either.
+    """
+
+    def one(node, rows):
+        if not _is_params(node):
+            return rows
+        parts = zip(rows, _parts(node), strict=True)
+        outside, *blocks = (_cut(row, part, leading) for row, part in parts)
+        trunk = {**outside["trunk"], "blocks": dict(enumerate(blocks))}
+        return {**outside, "trunk": trunk}
+
+    return jax.tree.map(one, like, packed, is_leaf=_is_params)
+
+
+def _is_params(node: Any) -> bool:
+    return isinstance(node, dict) and "trunk" in node
+
+
+def _parts(params: Any) -> list[Any]:
+    """What is outside the blocks, then each block."""
+    trunk = {name: part for name, part in params["trunk"].items() if name != "blocks"}
+    blocks = params["trunk"]["blocks"]
+    return [{**params, "trunk": trunk}, *(blocks[place] for place in range(len(blocks)))]
+
+
+def _size(leaf: Any, leading: int) -> int:
+    return math.prod(leaf.shape[leading:])
+
+
+def _joined(arrays: list[Any], leading: int) -> Any:
+    flat = [array.reshape(*array.shape[:leading], -1) for array in arrays]
+    return (np if isinstance(flat[0], np.ndarray) else jnp).concatenate(flat, leading)
+
+
+def _cut(row: Any, like: Any, leading: int) -> Any:
+    """The arrays of a row."""
+    leaves, structure = jax.tree.flatten(like)
+    pieces = _split(row, [_size(leaf, leading) for leaf in leaves], leading)
+    shapes = [(*row.shape[:leading], *leaf.shape[leading:]) for leaf in leaves]
+    arrays = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _split(array: Any, sizes: list[int], axis: int) -> list[Any]:
+    if isinstance(array, np.ndarray):
+        return np.split(array, np.cumsum(sizes)[:-1], axis)
+    return jax.lax.split(array, sizes, axis)

@@ -6,6 +6,7 @@ decision that depends on a clock, a file or a signal is ever made twice.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -20,10 +21,9 @@ from jax.sharding import Mesh
 
 from icl_align.config import Config
 from icl_align.devices import divided, everywhere, make_mesh
-from icl_align.run_folder import from_dict
 from icl_align.packing import pack, unpack
+from icl_align.run_folder import from_dict
 from icl_align.training import (
-    Member,
     TrainState,
     init_state,
     make_chunk,
@@ -99,7 +99,7 @@ class Crew:
                 members = members_of(*configs)
                 restored = None
                 if about["restored"]:
-                    restored = _from_leader(_zeros(state_shapes(configs)))
+                    restored = _from_leader(_zeros(state_shapes(configs[0], members)))
                 self._begin(configs, make_mesh(configs[0], len(members.seed)), restored)
             elif command == STEPS:
                 self._steps(number)
@@ -118,34 +118,31 @@ class Crew:
 
     def _begin(self, configs: list[Config], mesh: Mesh, restored: TrainState | None) -> None:
         config, self._mesh = configs[0], mesh
+        self._config = config
         self.most = min(MOST_STEPS_A_CHUNK, config.train.checkpoint_every, config.train.steps)
         self._members = _place(members_of(*configs), mesh)
+        if (
+            restored is None or restored.step[0] < config.train.steps
+        ):  # else only evaluation is left
+            self._compile(config)
         if restored is None:
-            init = jax.jit(lambda m: _fresh(config, m), out_shardings=divided(mesh))
-            traced = init.trace(self._members)
-            self._compile(config, traced.out_info)
-            self._state = traced.lower().compile(_options(mesh, level=0))(self._members)
+            # Compiled beside the program of the steps, and without LLVM's passes: it runs once.
+            fresh = jax.jit(lambda m: pack(init_state(config, m), 1), out_shardings=divided(mesh))
+            self._state = fresh.lower(self._members).compile(_options(mesh, level=0))(self._members)
         else:
-            self._state = _place(pack(restored, 1), mesh)
-            if restored.step[0] < config.train.steps:  # else there is only evaluation left
-                self._compile(config, self._state)
+            self._state = _place(pack(restored, leading=1), mesh)
 
-    def _compile(self, config: Config, shapes: TrainState) -> None:
-        """Starts to compile `steps`, for a state of these shapes."""
-        # Said anew, so that a run that goes on gets the same program as a new one, to the last bit.
+    def _compile(self, config: Config) -> None:
+        """Starts to compile `steps` in the background."""
+        # From shapes alone, so that a run that goes on has a new one's program to the last bit.
         state = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=divided(self._mesh), weak_type=False
-            ),
-            shapes,
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=divided(self._mesh)),
+            jax.eval_shape(functools.partial(pack, leading=1), self._shapes),
         )
-
-        def compiled():
-            chunk = make_chunk(config, self.most, self._mesh)
-            return chunk.lower(self._members, state, np.int32(1)).compile(_options(self._mesh, 1))
-
+        chunk = make_chunk(config, self.most, self._mesh)
+        lowered = chunk.lower(self._members, state, np.int32(1))
         background = ThreadPoolExecutor(1)
-        self._program = background.submit(compiled)
+        self._program = background.submit(lowered.compile, _options(self._mesh, level=1))
         background.shutdown(wait=False)
 
     def _steps(self, num_steps: int) -> dict[str, np.ndarray]:
@@ -157,7 +154,11 @@ class Crew:
         if jax.process_count() > 1:
             state = jax.jit(lambda s: s, out_shardings=everywhere(self._mesh))(state)
         copied = jax.tree.map(np.array, state)  # the next steps overwrite the state
-        return unstack_blocks(copied, axis=1)
+        return unpack(copied, self._shapes, leading=1)
+
+    @functools.cached_property
+    def _shapes(self) -> TrainState:
+        return state_shapes(self._config, self._members)
 
 
 def _options(mesh: Mesh, level: int) -> dict[str, Any]:
@@ -173,10 +174,6 @@ def _options(mesh: Mesh, level: int) -> dict[str, Any]:
     if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
         options["xla_backend_optimization_level"] = level
     return options
-
-
-def _fresh(config: Config, members: Member) -> TrainState:
-    return pack(init_state(config, members), leading=1)
 
 
 def _zeros(shapes: Any) -> Any:

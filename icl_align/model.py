@@ -7,10 +7,10 @@ the residual stream, F features of a token.
 """
 
 import functools
-import os
-INLINE=bool(os.environ.get('INL'))
 import math
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -282,34 +282,37 @@ class Block(nnx.Module):
         return self.attention_norm(x_BTD) if self.attention_norm else x_BTD
 
 
-def _alike(
-    number: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs
-) -> list[nnx.Module]:
-    """`[make(rngs) for _ in range(number)]`, drawn as one batch.
+def _alike(number: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> list[nnx.Module]:
+    """`[make(rngs) for _ in range(number)]`, traced and compiled once, whatever the number.
 
-    Traced and compiled once, whatever the number; each gets the keys, and so the parameters, that
-    it would get in turn.
+    Each module gets the keys, and so the parameters, that it would get in turn.
     """
     stream = rngs.params
     first = stream.count[...]
     graph = nnx.graphdef(make(rngs))
-    keys_of_each = stream.count[...] - first
+    keys_each = stream.count[...] - first
 
     def drawn(count):
         own = nnx.Rngs(params=stream.key[...])
         own.params.count[...] = count
         return nnx.state(make(own))
 
-    counts = first + keys_of_each * jnp.arange(number, dtype=first.dtype)
+    counts = first + keys_each * jnp.arange(number, dtype=first.dtype)
     states = jax.vmap(drawn)(counts)
-    stream.count[...] = first + number * keys_of_each
-    return [nnx.merge(graph, jax.tree.map(lambda a: a[i], states)) for i in range(number)]
+    stream.count[...] = first + number * keys_each
+    each = (jax.tree.map(operator.itemgetter(place), states) for place in range(number))
+    return [nnx.merge(graph, state) for state in each]
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=INLINE)
-def _apply(graph, state, x_BTD, visible_TT):
-    """A block on the residual stream; traced and differentiated once for all blocks alike."""
-    return nnx.merge(graph, state)(x_BTD, visible_TT)
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(
+    graph: nnx.GraphDef,
+    params: Any,
+    x_BTD: Float[Array, "*batch t d"],
+    visible_TT: Bool[Array, "t t"],
+) -> Float[Array, "*batch t d"]:
+    """A block on the residual stream; traced and differentiated once for all that are alike."""
+    return nnx.merge(graph, params)(x_BTD, visible_TT)
 
 
 class Trunk(nnx.Module):

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from icl_align.checkpoints import Checkpoints
 from icl_align.cli import USAGE_ERROR, RunError, to_config
 from icl_align.config import Config, ConfigError, program_key
-from icl_align.crew import Crew, state_shapes
+from icl_align.crew import Crew
 from icl_align.devices import join_cluster, keep_programs, leads, make_mesh, use_cores
 from icl_align.files import write_json
 from icl_align.run_folder import (
@@ -37,7 +37,7 @@ from icl_align.run_folder import (
 )
 from icl_align.terminal import Terminal, changed_options
 from icl_align.tracking import Tracker, check_account, first_not_finite, start_service
-from icl_align.training import METRICS, TrainState
+from icl_align.training import METRICS, TrainState, state_shapes
 
 # A chunk of steps lasts about this long, so that a signal or the progress bar never waits longer.
 CHUNK_SECONDS = 1.0
@@ -55,8 +55,12 @@ class Start:
     began: float = dataclasses.field(default_factory=time.time)
 
 
-def run_in_hydra_folder(node) -> float:
-    """The job of `python -m icl_align.train`: reads what Hydra decided, runs; the final loss."""
+def run_in_hydra_folder(node, began: float) -> float:
+    """The job of `python -m icl_align.train`, which `began` then: reads what Hydra decided, runs.
+
+    Returns:
+      The final loss.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -77,7 +81,7 @@ def run_in_hydra_folder(node) -> float:
         hydra_config=HydraConfig.instance().cfg,
         tags=[tag.strip("'\"") for tag in tags],
         group=name_of_sweep(hydra) if swept else None,
-        began=time.time() if swept else psutil.Process().create_time(),
+        began=time.time() if swept else began,
     )
     with _no_empty_folder(folder):
         config = to_config(node)
@@ -317,7 +321,7 @@ def _newest_common_state(group: list[_Run], terminal: Terminal) -> tuple[int, Tr
         return 0, None
     while True:
         found = [
-            one.checkpoints.restore_newest(state_shapes([one.config]), terminal.warn, newest)
+            one.checkpoints.restore_newest(state_shapes(one.config), terminal.warn, newest)
             for one in group
         ]
         for one, steps, state in zip(group, had, found, strict=True):

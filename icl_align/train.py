@@ -3,7 +3,11 @@
 python -m icl_align.train [KEY=VALUE ...]; --help lists every option.
 """
 
+import time
+
 from icl_align.cli import run_with_hydra
+
+BEGAN = time.time()  # nothing slow is imported yet
 
 
 def job(node) -> float:
@@ -17,7 +21,7 @@ def job(node) -> float:
     keep_share()  # before JAX starts its threads
     from icl_align.run import run_in_hydra_folder
 
-    return run_in_hydra_folder(node)
+    return run_in_hydra_folder(node, BEGAN)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ the devices of one member average their gradients. A device goes through its sha
 activations stay in the cache of a CPU.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -17,14 +18,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from icl_align.config import Config, TrainConfig
+from icl_align.config import Config, ModelConfig, TaskConfig, TrainConfig
 from icl_align.contexts import (
     INITIALISATION,
     Context,
@@ -35,7 +35,7 @@ from icl_align.contexts import (
 from icl_align.devices import BATCH, SEEDS, everywhere
 from icl_align.losses import training_loss
 from icl_align.model import Transformer, num_tokens
-from icl_align.packing import pack, unpack
+from icl_align.packing import unpack
 
 Params = PyTree[Float[Array, "s ..."]]
 # Tokens of a slice on a CPU; see benchmarks/NOTES.md.
@@ -85,9 +85,23 @@ def build_transformer(config: Config, seed: Int[Array, ""] | int) -> Transformer
     return Transformer(config.model, config.task, rngs=nnx.Rngs(key))
 
 
+def abstract_transformer(config: Config) -> tuple[nnx.GraphDef, Any]:
+    """A transformer's graph, and the shapes and types of its parameters; nothing is drawn."""
+    return _abstract_transformer(
+        dataclasses.astuple(config.model), dataclasses.astuple(config.task)
+    )
+
+
+@functools.cache
+def _abstract_transformer(model: tuple, task: tuple) -> tuple[nnx.GraphDef, Any]:
+    config = Config(model=ModelConfig(*model), task=TaskConfig(*task))
+    graph, state = nnx.split(nnx.eval_shape(lambda: build_transformer(config, 0)))
+    return graph, nnx.to_pure_dict(state)
+
+
 def transformer_learner(config: Config) -> Callable[[Any, Context], Float[Array, "*batch n d"]]:
     """(params of one seed, context) -> predictions."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: build_transformer(config, 0)))
+    graph, _ = abstract_transformer(config)
     return lambda params, context: nnx.merge(graph, nnx.State(params))(context)
 
 
@@ -119,14 +133,21 @@ def init_state(config: Config, members: Member | None = None) -> TrainState:
 
     def one(member):
         params = nnx.to_pure_dict(nnx.state(build_transformer(config, member.seed), nnx.Param))
-        return TrainState(params, make_optimizer(config.train, member).init(params), jnp.array(0))
+        return _untrained(config, member, params)
 
     return jax.jit(jax.vmap(one))(members_of(config) if members is None else members)
 
 
 def state_shapes(config: Config, members: Member | None = None) -> TrainState:
     """Shapes and types of `init_state`."""
-    return jax.eval_shape(lambda: init_state(config, members))
+    members = members_of(config) if members is None else members
+    _, params = abstract_transformer(config)
+    each = jax.vmap(functools.partial(_untrained, config), (0, None))
+    return jax.eval_shape(each, members, params)
+
+
+def _untrained(config: Config, member: Member, params: Any) -> TrainState:
+    return TrainState(params, make_optimizer(config.train, member).init(params), jnp.array(0))
 
 
 def loss_of(
@@ -259,8 +280,7 @@ def make_chunk(
       leading=1)`; rows of the metrics from num_steps on are zero. Members and state are divided
       along the mesh's seeds.
     """
-    like = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], init_state(config).params))
-    unpacked = functools.partial(unpack, like=like)
+    unpacked = functools.partial(unpack, like=abstract_transformer(config)[1])
     share = config.train.batch_size // mesh.shape[BATCH]
     platform = mesh.devices.flat[0].platform
 

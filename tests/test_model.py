@@ -17,6 +17,7 @@ from icl_align.model import (
     Transformer,
     TripletNormTokens,
     TripletTokens,
+    Trunk,
     _narrowing,
     attend,
     attention_weights,
@@ -513,6 +514,22 @@ def test_every_parameter_starts_from_its_own_draw_and_every_seed_differs():
     for name in first:
         if name.endswith("kernel"):
             assert not np.any(first[name] == second[name])
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"norm": "pre_post"}, {"mlp": False}])
+def test_blocks_drawn_together_are_those_drawn_in_turn(options):
+    config = ModelConfig(num_layers=3, num_heads=2, width=16, **options)
+    together, in_turn = nnx.Rngs(5), nnx.Rngs(5)
+    together.params(), in_turn.params()  # something else is drawn before them
+    blocks = Trunk(config, rngs=together).blocks
+    for block in blocks:
+        expected = parameters(Block(config, rngs=in_turn))
+        assert parameters(block).keys() == expected.keys()
+        for name, value in parameters(block).items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    if config.norm != "none":
+        nnx.LayerNorm(config.width, rngs=in_turn)
+    assert together.params() == in_turn.params()  # and so is what is drawn after them
 
 
 def test_initialisation_is_a_pure_function_of_the_seed():

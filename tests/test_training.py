@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,10 @@ from icl_align.config import TrainConfig
 from icl_align.contexts import sample_contexts
 from icl_align.devices import make_mesh
 from icl_align.losses import training_loss
+from icl_align.packing import pack, unpack
 from icl_align.training import (
+    abstract_transformer,
+    build_transformer,
     init_state,
     learning_rate_schedule,
     loss_and_gradient,
@@ -20,10 +25,10 @@ from icl_align.training import (
     make_chunk,
     members_of,
     slice_size,
-    stack_blocks,
+    state_shapes,
+    train_step,
     training_keys,
     transformer_learner,
-    unstack_blocks,
 )
 from runs import tiny
 
@@ -31,12 +36,12 @@ from runs import tiny
 def train(config, *sizes, most=8):
     mesh = make_mesh(config, config.num_seeds, jax.devices()[:1])
     members, chunk = members_of(config), make_chunk(config, most, mesh)
-    state = stack_blocks(init_state(config), axis=1)
+    state = pack(init_state(config), leading=1)
     rows = []
     for size in sizes:
         state, metrics = chunk(members, state, size)
         rows.append({name: np.asarray(value)[:size] for name, value in metrics.items()})
-    return unstack_blocks(state, axis=1), {
+    return unpack(state, like=state_shapes(config), leading=1), {
         name: np.concatenate([row[name] for row in rows]) for name in rows[0]
     }
 
@@ -105,7 +110,7 @@ def test_training_learns():
 
 def test_the_state_is_donated():
     config = tiny()
-    state = stack_blocks(init_state(config), axis=1)
+    state = pack(init_state(config), leading=1)
     make_chunk(config, 2, make_mesh(config, 1))(members_of(config), state, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
@@ -154,29 +159,59 @@ def test_a_slice_divides_what_it_is_a_slice_of(num_contexts, most, platform):
     assert slice_size(free, 3, num_contexts, "gpu") == num_contexts
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_unstacking_undoes_stacking_on_the_host_and_off_it(axis):
-    config = tiny("model.num_layers=3", "num_seeds=2")
+@pytest.mark.parametrize("leading", [0, 1])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_unpacking_undoes_packing_on_the_host_and_off_it(leading, layers):
+    config = tiny(f"model.num_layers={layers}", "num_seeds=2")
     state = init_state(config)
-    state = state if axis else jax.tree.map(lambda leaf: leaf[0], state)
+    state = state if leading else jax.tree.map(lambda leaf: leaf[0], state)
     for tree in (state, jax.device_get(state)):
-        stacked = stack_blocks(tree, axis)
-        assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(tree)) / 2
-        assert equal(unstack_blocks(stacked, axis), tree)
-        assert jax.tree.structure(unstack_blocks(stacked, axis)) == jax.tree.structure(tree)
+        packed = pack(tree, leading)
+        rows = packed.params
+        assert len(rows) == 1 + layers
+        assert all(row.ndim == 1 + leading for row in rows)
+        assert len({row.shape for row in rows[1:]}) == 1  # blocks are alike
+        again = unpack(packed, tree, leading)
+        assert jax.tree.structure(again) == jax.tree.structure(tree)
+        assert equal(again, tree)
 
 
-def test_stacked_parameters_have_the_stacked_gradient():
+def test_packed_parameters_have_the_packed_gradient():
     config = tiny("model.num_layers=3")
     params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
+    unpacked = functools.partial(unpack, like=params)
     keys = training_keys(0, 3, 4)
     loss, gradient = loss_and_gradient(config, params, keys)
-    stacked_loss, stacked = loss_and_gradient(config, stack_blocks(params, 0), keys, stacked=True)
-    assert float(stacked_loss) == pytest.approx(float(loss), rel=1e-6)
-    for a, b in zip(
-        jax.tree.leaves(gradient), jax.tree.leaves(unstack_blocks(stacked, 0)), strict=True
-    ):
+    packed_loss, packed = loss_and_gradient(config, pack(params), keys, unpacked=unpacked)
+    assert float(packed_loss) == pytest.approx(float(loss), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(unpacked(packed)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_packed_step_is_the_plain_step():
+    config = tiny("model.num_layers=3", "train.learning_rate=1e-2", "train.warmup_fraction=0")
+    member, state = jax.tree.map(lambda leaf: leaf[0], (members_of(config), init_state(config)))
+    keys = training_keys(0, 0, 8)
+    plain, metrics = train_step(config, member, state, keys)
+    unpacked = functools.partial(unpack, like=state.params)
+    packed, packed_metrics = train_step(config, member, pack(state), keys, unpacked=unpacked)
+    after = unpack(packed, like=state)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-5)
+
+
+def test_shapes_are_those_of_the_state():
+    def shapes(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+
+    for config in (tiny("num_seeds=3"), tiny("train.clip_norm=null", "model.mlp=false")):
+        assert shapes(state_shapes(config)) == shapes(init_state(config))
+        graph, params = abstract_transformer(config)
+        transformer = build_transformer(config, 0)
+        assert graph == nnx.graphdef(transformer)
+        assert shapes(params) == shapes(nnx.to_pure_dict(nnx.state(transformer, nnx.Param)))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +248,7 @@ def test_a_precision_keeps_parameters_in_float32_and_the_loss_close(precision):
 def test_the_parts_of_a_step_are_named_in_the_program():
     config = tiny()
     mesh = make_mesh(config, 1, jax.devices()[:1])
-    state = stack_blocks(init_state(config), axis=1)
+    state = pack(init_state(config), leading=1)
     text = make_chunk(config, 2, mesh).lower(members_of(config), state, 1).as_text(debug_info=True)
     for scope in ("tokens", "attention", "mlp", "loss", "optimizer"):
         assert re.search(rf'[/("]{scope}[/)"]', text), scope

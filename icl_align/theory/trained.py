@@ -36,16 +36,16 @@ from icl_align.learners import (
     weighted_average,
 )
 from icl_align.losses import cosine_similarity, normalize, training_loss
+from icl_align.packing import pack, unpack
 from icl_align.theory.assembly import Network, as_module, run_last_row
 from icl_align.theory.construction import DULL, SHARP, plackett_luce_network
 from icl_align.training import (
     TrainState,
+    abstract_transformer,
     init_state,
     make_chunk,
     make_optimizer,
     members_of,
-    stack_blocks,
-    unstack_blocks,
 )
 
 # A learner here: contexts [b] and their keys -> the answers after all of their attempts [b, d].
@@ -448,12 +448,13 @@ def training_from_the_construction(
             member = jax.tree.map(lambda leaf: leaf[0], members)
             opt_state = jax.vmap(make_optimizer(train, member).init)(params)
             state = TrainState(params, opt_state, state.step)
-        state = stack_blocks(state, axis=1)
+        state = pack(state, leading=1)
         rows[name] = []
         for before, after in zip([0, *looks], looks, strict=False):
             if after > before:
                 state, _ = chunk(members, state, after - before)
-            params = jax.tree.map(lambda leaf: leaf[0], unstack_blocks(state.params, axis=1))
+            packed = jax.tree.map(lambda leaf: leaf[0], state.params)
+            params = unpack(packed, like=abstract_transformer(own)[1])
             values = judge(params, contexts, shown, step)
             if not all(map(np.isfinite, values.values())):
                 break  # diverged: the rows end here

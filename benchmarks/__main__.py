@@ -35,8 +35,8 @@ class BenchmarkOptions:
         ["default", "published", "published_triplet"],
         f"configurations: some of {', '.join(CASES)}",
     )
-    rounds: int = option(7, "paired rounds", least=1)
-    seconds: float = option(1.0, "least seconds of one measurement", above=0)
+    rounds: int = option(5, "paired rounds", least=1)
+    seconds: float = option(3.0, "least seconds of one measurement", above=0)
     torch: str = option(
         "both", "PyTorch: not at all, eager, or eager and compiled", choices=tuple(TORCH_MODES)
     )

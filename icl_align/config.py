@@ -228,7 +228,7 @@ class DevicesConfig:
     num_processes: Optional[int] = option(None, "processes of such a cluster", least=1)
     process_id: Optional[int] = option(None, "number of this process in it, from 0", least=0)
     profile: bool = option(
-        False, "write profile/ into the run folder: a second of training, for XProf or Perfetto"
+        False, "write profile/ into the run folder: some steps of training, for XProf or Perfetto"
     )
 
 

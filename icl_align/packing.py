@@ -1,8 +1,8 @@
-"""Parameters as one vector: first those outside the blocks, then block by block.
+"""Parameters as a few vectors: one of all that is outside the blocks, and one for each block.
 
-The program of a step that averages and updates one vector has a fraction of the operations of one
-that does so with every array. Blocks are alike, and each is a row of the vector: what cuts a row
-into its arrays is compiled once for all of them.
+The program of a step that averages and updates vectors has a fraction of the operations of one that
+does so with every array. And since the arrays of a block stand at the same places of every block's
+vector, XLA compiles what reads them once for all blocks.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def pack(tree: Any, leading: int = 0) -> Any:
-    """A tree with each set of parameters in it (or of their moments) as one vector.
+    """A tree with each set of parameters in it (or of their moments) as a tuple of vectors.
 
     Args:
       tree: holds anywhere the parameters of transformers; on the host, on a device or traced.
@@ -24,7 +24,12 @@ def pack(tree: Any, leading: int = 0) -> Any:
     def one(node):
         if not _is_params(node):
             return node
-        return tuple(_joined(jax.tree.leaves(part), leading) for part in _parts(node))
+        outside, *blocks = map(jax.tree.leaves, _parts(node))
+        # Through one array of all blocks: XLA then sees where they were drawn as one.
+        xp = np if isinstance(outside[0], np.ndarray) else jnp
+        arrays = [xp.stack(leaves, leading) for leaves in zip(*blocks, strict=True)]
+        rows = _split(_joined(arrays, leading + 1), [1] * len(blocks), leading)
+        return (_joined(outside, leading), *(row.squeeze(leading) for row in rows))
 
     return jax.tree.map(one, tree, is_leaf=_is_params)
 

@@ -123,7 +123,8 @@ def measure(options: BenchmarkOptions, command: str, say: Callable[[str], None])
             what = f"growth: {axis}"
             part(results["growth"], axis, what, measure_axis, *arguments, options.seconds)
     if options.start:
-        results["start"] = {"help": measure_help(START_REPEATS), "cases": {}}
+        results["start"] = {"cases": {}}
+        part(results["start"], "help", "time to the help", measure_help, START_REPEATS)
         for name in options.configs:
             what = f"time to the first step: {name}"
             arguments = CASES[name], START_REPEATS

@@ -7,3 +7,5 @@ CASES = {
     "published_triplet": ["+experiment=paper", "model.tokens=triplet"],
     "smoke": ["+scale=smoke"],
 }
+# Case -> another one, with which PyTorch takes part too: what a user would train instead.
+INSTEAD = {"published_triplet": "published"}

@@ -103,31 +103,37 @@ def measure_axis(
       rounds: turns of each point.
       seconds: the least length of a turn.
 
+    Returns:
+      What `summarize` does, and dropped: by size the reason why it is not among the points.
+
     Raises:
       Failed: fewer than three points could be measured.
     """
-    points, workers = {}, {}
+    points, workers, dropped = {}, {}, {}
     with contextlib.ExitStack() as stack:
         for value in values:
             overrides = [*base, f"{axis}={value}"]
             worker = stack.enter_context(Worker("jax", overrides=overrides))
-            with contextlib.suppress(Failed):  # too large for this machine
+            try:
                 said = build(worker)
-                workers[str(value)] = worker
-                points[str(value)] = {
-                    "value": value,
-                    "flops": step_flops(compose_config(overrides)),
-                    "temporary_bytes": said["temporary_bytes"],
-                    "compile_seconds": said["compile_seconds"],
-                }
-        turns, _ = alternate(workers, rounds, seconds)
+            except Failed as reason:  # too large for this machine
+                dropped[str(value)] = str(reason)
+                continue
+            workers[str(value)] = worker
+            points[str(value)] = {
+                "value": value,
+                "flops": step_flops(compose_config(overrides)),
+                "temporary_bytes": said["temporary_bytes"],
+                "compile_seconds": said["compile_seconds"],
+            }
+        turns, failures = alternate(workers, rounds, seconds)
         measured = []
         for name, of_point in turns.items():
             memory = workers[name].ask("memory")
             measured.append(points[name] | {"memory": memory} | turns_as_json(of_point))
     if len(measured) < 3:  # the largest half of them must hold two
         raise Failed("fewer than three sizes could be measured")
-    return summarize(axis, measured)
+    return summarize(axis, measured) | {"dropped": dropped | failures}
 
 
 def measure_parts(name: str, rounds: int, seconds: float) -> dict[str, Any]:

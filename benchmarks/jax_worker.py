@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks.flops import num_tokens
 from benchmarks.worker import Contender
 from icl_align.cli import compose_config
 from icl_align.contexts import Context, evaluation_keys, sample_contexts, training_keys
 from icl_align.crew import Crew
-from icl_align.devices import make_mesh, use_cores
+from icl_align.devices import make_mesh, set_up_jax
 from icl_align.losses import training_loss
 from icl_align.metrics import refinement_error
-from icl_align.model import attend, num_tokens
-from icl_align.training import (
-    transformer_learner,
-)
+from icl_align.model import attend
+from icl_align.training import transformer_learner
 
 
 class JaxContender(Contender):
@@ -50,7 +49,7 @@ class Training(JaxContender):
 
     def build(self) -> dict[str, Any]:
         """Compiles and does the first step."""
-        use_cores()  # as the command does
+        set_up_jax(keep_programs=False)  # as the command does
         devices = jax.local_devices()
         on_cpu = devices[0].platform == "cpu"
         mesh = make_mesh(self.config, self.config.num_seeds, devices if on_cpu else devices[:1])
@@ -172,7 +171,7 @@ class Attention(Repeated):
     def start(self) -> Any:
         """Queries, keys and values of all heads."""
         model, batch_size = self.config.model, self.config.train.batch_size
-        tokens = num_tokens(model, self.config.task)
+        tokens = num_tokens(self.config)
         width = model.width // model.num_heads
         shape = (3, batch_size, model.num_heads, tokens, width)
         return jax.random.normal(jax.random.key(0), shape)

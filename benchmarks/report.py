@@ -88,7 +88,7 @@ def case_table(name: str, case: dict[str, Any]) -> Table:
             continue
         seconds, memory = found["step_seconds"], found["memory"]
         each = [turn["seconds"] for turn in found["turns"]]
-        speed = case["flops"] / seconds
+        speed = found.get("flops", case["flops"]) / seconds
         if memory["device_peak"] is None:
             space = [mebibytes(memory["peak"]), mebibytes(memory["steps_peak"])]
         else:
@@ -147,7 +147,7 @@ def busy_note(shares: list[float]) -> list[str]:
 
 def start_table(start: dict[str, Any]) -> Table:
     """Time from a command to its first step."""
-    rows = [["--help", duration(start["help"]["median"]), "–"]]
+    rows = [["--help", duration(start["help"].get("median")), "–"]]
     notes = ["Whole processes of `python -m icl_align.train`, offline W&B included."]
     notes += ["Cold: nothing compiled before. Warm: the same command a second time."]
     for name, found in start["cases"].items():

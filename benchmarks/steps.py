@@ -5,7 +5,7 @@ import dataclasses
 import statistics
 from typing import Any
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, INSTEAD
 from benchmarks.contest import (
     Failed,
     Turn,
@@ -88,8 +88,8 @@ def measure_case(
 
     Returns:
       contenders (by name: what `build` and `memory` said, the turns, and the ratio to ours, or
-      failed), peak (FLOP/s by product, bytes/s of a copy), flops of a step, contexts a step, tokens
-      of a context.
+      failed; PyTorch eager on the case `INSTEAD` is one), peak (FLOP/s by product, bytes/s of a
+      copy), flops of a step, contexts a step, tokens of a context.
 
     Raises:
       Failed: ours does.
@@ -100,13 +100,15 @@ def measure_case(
         ours = stack.enter_context(Worker("jax", overrides=overrides))
         said = {OURS: build(ours)}
         workers, failures = {OURS: ours}, {}
-        for mode in torch_modes:
+        rivals = {mode: (overrides, mode == COMPILED) for mode in torch_modes}
+        if name in INSTEAD and EAGER in torch_modes:
+            rivals[f"{EAGER}, {INSTEAD[name]}"] = CASES[INSTEAD[name]], False
+        for label, (of_rival, compiled) in rivals.items():
             try:
-                workers[mode], said[mode] = fastest_torch(
-                    stack, overrides, mode == COMPILED, seconds
-                )
+                workers[label], said[label] = fastest_torch(stack, of_rival, compiled, seconds)
+                said[label]["flops"] = step_flops(compose_config(of_rival))
             except Failed as reason:
-                failures[mode] = str(reason)
+                failures[label] = str(reason)
         peaks = peak_workers(said[OURS]["platform"], bool(torch_modes))
         for label, (worker, _) in peaks.items():
             build(stack.enter_context(worker))
@@ -116,7 +118,7 @@ def measure_case(
         if OURS in failures:
             raise Failed(failures[OURS])
         contenders = {}
-        for label in (OURS, *torch_modes):
+        for label in (OURS, *rivals):
             if label in failures:
                 contenders[label] = {"failed": failures[label]}
                 continue

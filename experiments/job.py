@@ -25,7 +25,7 @@ from icl_align.checkpoints import Checkpoints, newest_state
 from icl_align.cli import RunError, one_line_errors
 from icl_align.config import leaves, setting
 from icl_align.curves import compute_curves_together
-from icl_align.devices import keep_programs, use_cores
+from icl_align.devices import set_up_jax
 from icl_align.files import write_json
 from icl_align.run import Start, StopSignals, run_together
 from icl_align.run_folder import from_dict
@@ -137,8 +137,7 @@ def _stop_with(parent: int) -> None:
 def main() -> None:
     """Runs the job of the file named on the command line."""
     began = time.time()
-    use_cores()
-    keep_programs()
+    set_up_jax()
     file, parent = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     terminal = Terminal()

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from icl_align.config import Config, ConfigError
-from icl_align.training import TrainState, init_state
+from icl_align.training import TrainState, state_shapes
 
 
 def digest(state: Any) -> str:
@@ -166,7 +166,7 @@ def newest_state(
       ConfigError: there is no whole checkpoint yet.
     """
     checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
-    found = checkpoints.restore_newest(jax.eval_shape(lambda: init_state(config)), warn)
+    found = checkpoints.restore_newest(state_shapes(config), warn)
     checkpoints.close()
     if found is None:
         raise ConfigError("run_dir", run_dir, "has no whole checkpoint yet")

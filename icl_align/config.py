@@ -208,7 +208,7 @@ class DevicesConfig:
     """How training is divided among devices; no result depends on it beyond rounding."""
 
     seeds: Optional[int] = option(
-        None, "devices that divide the networks; null is as many as can", least=1
+        None, "devices that divide the networks; null is the most that divides devices too", least=1
     )
     batch: Optional[int] = option(
         None, "devices that divide every batch; null is as many as can of those left", least=1

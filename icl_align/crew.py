@@ -118,12 +118,12 @@ class Crew:
 
     def _begin(self, configs: list[Config], mesh: Mesh, restored: TrainState | None) -> None:
         config, self._mesh = configs[0], mesh
-        self._config = config
         self.most = min(MOST_STEPS_A_CHUNK, config.train.checkpoint_every, config.train.steps)
         self._members = _place(members_of(*configs), mesh)
-        if (
-            restored is None or restored.step[0] < config.train.steps
-        ):  # else only evaluation is left
+        self._shapes = state_shapes(config, self._members)
+        self._gather = jax.jit(lambda state: state, out_shardings=everywhere(mesh))
+        # A run that has all its steps is only evaluated.
+        if restored is None or restored.step[0] < config.train.steps:
             self._compile(config)
         if restored is None:
             # Compiled beside the program of the steps, and without LLVM's passes: it runs once.
@@ -152,13 +152,9 @@ class Crew:
     def _host_state(self) -> TrainState:
         state = self._state
         if jax.process_count() > 1:
-            state = jax.jit(lambda s: s, out_shardings=everywhere(self._mesh))(state)
+            state = self._gather(state)
         copied = jax.tree.map(np.array, state)  # the next steps overwrite the state
         return unpack(copied, self._shapes, leading=1)
-
-    @functools.cached_property
-    def _shapes(self) -> TrainState:
-        return state_shapes(self._config, self._members)
 
 
 def _options(mesh: Mesh, level: int) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def _options(mesh: Mesh, level: int) -> dict[str, Any]:
     if mesh.devices.flat[0].platform != "cpu":
         return {}
     options: dict[str, Any] = {}
-    if len(jax.local_devices()) > 1:  # each is a core: see `devices.use_cores`
+    if mesh.local_mesh.size > 1:  # each is a core: see `devices.set_up_jax`
         options["xla_cpu_multi_thread_eigen"] = False
     if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
         options["xla_backend_optimization_level"] = level

@@ -46,32 +46,39 @@ def join_cluster(devices: DevicesConfig) -> None:
         ) from error
 
 
-def use_cores() -> None:
-    """Makes each core of a CPU that this process may use a device; before JAX is asked for one.
+def set_up_jax(keep_programs: bool = True) -> None:
+    """How JAX runs and compiles; before anything asks it for a device.
 
-    Cores that each train on contexts of their own are faster than cores that share every small
-    product. JAX_NUM_CPU_DEVICES decides where it is set.
+    Each core of a CPU that this process may use becomes a device, unless JAX_NUM_CPU_DEVICES says
+    how many: cores that train on contexts of their own are faster than cores that share every small
+    product. Programs do not say which lines of source they come from, which compiles them sooner;
+    the named scopes of a profile stay.
+
+    Args:
+      keep_programs: whether compiled programs are kept for the next start, in
+        JAX_COMPILATION_CACHE_DIR or else below ~/.cache, in a folder of this kind of processor: a
+        home may be shared by machines that cannot run each other's programs.
     """
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):  # JAX has its devices already
             jax.config.update("jax_num_cpu_devices", max(1, len(visible_cores())))
-
-
-def keep_programs() -> None:
-    """Keeps compiled programs for the next start, in JAX_COMPILATION_CACHE_DIR where it is set.
-
-    By default below ~/.cache, in a folder of this kind of processor: a home may be shared by
-    machines that cannot run each other's programs.
-    """
+    if not keep_programs:
+        return
     if jax.config.jax_compilation_cache_dir is None:
-        about = platform.processor() + platform.machine()
-        with contextlib.suppress(OSError):
-            text = Path("/proc/cpuinfo").read_text()
-            about += "".join(line for line in text.splitlines() if line.startswith("flags"))[:5000]
-        kind = hashlib.sha256(about.encode()).hexdigest()[:12]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "icl_align" / kind))
+        folder = cache / "icl_align" / _kind_of_processor()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _kind_of_processor() -> str:
+    about = platform.processor() + platform.machine()
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        about += "".join(line for line in text.splitlines() if line.startswith("flags"))[:5000]
+    return hashlib.sha256(about.encode()).hexdigest()[:12]
 
 
 def leads() -> bool:
@@ -82,8 +89,9 @@ def leads() -> bool:
 def make_mesh(config: Config, num_networks: int, devices: list[Any] | None = None) -> Mesh:
     """The devices as [seeds, batch], as `config.devices` asks.
 
-    As many devices as can divide the networks evenly, since networks need not talk to each other;
-    then as many of those left as can divide a batch evenly. The rest stay idle.
+    The networks are divided first, since they need not talk to each other: by the greatest common
+    divisor of their number and the devices'. Then every batch, by as many of the devices left to
+    each network as divide it evenly. The rest stay idle.
 
     Args:
       config: gives the sizes of both axes, where they are not null, and the batch.

@@ -283,13 +283,18 @@ class Block(nnx.Module):
 
 
 def _alike(number: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> list[nnx.Module]:
-    """`[make(rngs) for _ in range(number)]`, traced and compiled once, whatever the number.
+    """`[make(rngs) for _ in range(number)]`, compiled once, whatever the number.
 
     Each module gets the keys, and so the parameters, that it would get in turn.
+
+    Raises:
+      TypeError: a module holds something else than parameters, which training would lose.
     """
     stream = rngs.params
     first = stream.count[...]
-    graph = nnx.graphdef(make(rngs))
+    graph, _, rest = nnx.split(make(rngs), nnx.Param, ...)
+    if jax.tree.leaves(rest):
+        raise TypeError(f"a block may hold nothing but parameters, this one also has {rest}")
     keys_each = stream.count[...] - first
 
     def drawn(count):
@@ -370,8 +375,11 @@ class Transformer(nnx.Module):
         self.embed = _torch_linear(layout.num_features, config.width, rngs)
         scale = 1.0 if config.init == "torch" else 0.02
         shape = num_tokens(config, task), config.width
+        # As the linear maps: float32, whatever jax_enable_x64 says.
         self.positions = (
-            nnx.Param(scale * jax.random.normal(rngs.params(), shape)) if config.positions else None
+            nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
+            if config.positions
+            else None
         )
         self.trunk = Trunk(config, rngs=rngs)
         self.read_out = _torch_linear(config.width, task.dim, rngs)

@@ -25,7 +25,7 @@ from icl_align.checkpoints import Checkpoints
 from icl_align.cli import USAGE_ERROR, RunError, to_config
 from icl_align.config import Config, ConfigError, program_key
 from icl_align.crew import Crew
-from icl_align.devices import join_cluster, keep_programs, leads, make_mesh, use_cores
+from icl_align.devices import join_cluster, leads, make_mesh, set_up_jax
 from icl_align.files import write_json
 from icl_align.run_folder import (
     config_to_go_on_with,
@@ -39,9 +39,10 @@ from icl_align.terminal import Terminal, changed_options
 from icl_align.tracking import Tracker, check_account, first_not_finite, start_service
 from icl_align.training import METRICS, TrainState, state_shapes
 
-# A chunk of steps lasts about this long: a signal or the progress bar never waits longer, and the
-# memory that the program maps anew for each chunk (0.1 s for large models) costs little.
+# A chunk of steps lasts about this long, or one step: a signal and the progress bar wait for its
+# end, and the memory that the program maps anew for each (0.1 s for large models) costs little.
 CHUNK_SECONDS = 3.0
+PROFILED_STEPS = 10  # at most; more than a million events help nobody
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -57,7 +58,11 @@ class Start:
 
 
 def run_in_hydra_folder(node, began: float) -> float:
-    """The job of `python -m icl_align.train`, which `began` then: reads what Hydra decided, runs.
+    """The job of `python -m icl_align.train`: reads what Hydra decided, and runs it.
+
+    Args:
+      node: the configuration, from Hydra.
+      began: when the command did, as `time.time()`.
 
     Returns:
       The final loss.
@@ -88,8 +93,7 @@ def run_in_hydra_folder(node, began: float) -> float:
         config = to_config(node)
         if swept and config.devices.cluster:
             raise ConfigError("devices.cluster", True, "trains one configuration, not a sweep")
-        use_cores()
-        keep_programs()
+        set_up_jax()
         join_cluster(config.devices)
         run(config, folder, start)
     jax.clear_caches()  # the jobs of a sweep share a process, not their programs
@@ -145,7 +149,7 @@ class _Profile:
     """A profile of one chunk, written to profile/ in the run folder."""
 
     def __init__(self, folder: Path, asked: bool):
-        self._folder, self._asked, self._running = folder / "profile", asked, False
+        self._folder, self._asked, self.running = folder / "profile", asked, False
 
     def __enter__(self) -> "_Profile":
         return self
@@ -154,12 +158,12 @@ class _Profile:
         """From the next chunk on, once."""
         if self._asked:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._asked, self._running = False, True
+            self._asked, self.running = False, True
 
     def stop(self) -> None:
         """Up to here."""
-        if self._running:
-            self._running = False
+        if self.running:
+            self.running = False
             jax.profiler.stop_trace()
 
     def __exit__(self, *_: Any) -> None:
@@ -378,6 +382,7 @@ def _train(
             boundary = (step // train.checkpoint_every + 1) * train.checkpoint_every
             boundary = min(train.steps, boundary)
             size = min(size, crew.most, boundary - step)
+            size = min(size, PROFILED_STEPS) if profile.running else size
             begun = time.perf_counter()
             metrics = crew.steps(size)
             speed = size / (time.perf_counter() - begun)
@@ -408,7 +413,7 @@ def _train(
                 for one in alive:
                     one.checkpoints.wait()
                 signals.stop(f"at step {step}, which is saved")
-            size = max(1, int(speed * CHUNK_SECONDS))
+            size = max(1, math.ceil(speed * CHUNK_SECONDS))
     terminal.stop_progress()
     total = time.time() - began
     terminal.say(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -68,11 +69,13 @@ def members_of(*configs: Config) -> Member:
     """
 
     def each(value):
-        return jnp.concatenate([jnp.full(c.num_seeds, value(c), jnp.float32) for c in configs])
+        numbers = [np.full(c.num_seeds, value(c), np.float32) for c in configs]
+        return jnp.asarray(np.concatenate(numbers))  # on the host: nothing to compile
 
     clips = None if configs[0].train.clip_norm is None else each(lambda c: c.train.clip_norm)
+    seeds = np.concatenate([c.seed + np.arange(c.num_seeds) for c in configs])
     return Member(
-        seed=jnp.concatenate([c.seed + jnp.arange(c.num_seeds) for c in configs]),
+        seed=jnp.asarray(seeds.astype(np.int32)),
         learning_rate=each(lambda c: c.train.learning_rate),
         clip_norm=clips,
         reward_noise=each(lambda c: c.task.reward_noise),
@@ -95,8 +98,8 @@ def abstract_transformer(config: Config) -> tuple[nnx.GraphDef, Any]:
 @functools.cache
 def _abstract_transformer(model: tuple, task: tuple) -> tuple[nnx.GraphDef, Any]:
     config = Config(model=ModelConfig(*model), task=TaskConfig(*task))
-    graph, state = nnx.split(nnx.eval_shape(lambda: build_transformer(config, 0)))
-    return graph, nnx.to_pure_dict(state)
+    transformer = nnx.eval_shape(lambda: build_transformer(config, 0))
+    return nnx.graphdef(transformer), nnx.to_pure_dict(nnx.state(transformer, nnx.Param))
 
 
 def transformer_learner(config: Config) -> Callable[[Any, Context], Float[Array, "*batch n d"]]:
@@ -263,7 +266,7 @@ def train_step(
 
 
 def make_chunk(
-    config: Config, most: int, mesh: Mesh
+    config: Config, most: int, mesh: Mesh, one_by_one: bool | None = None
 ) -> Callable[[Member, TrainState, int], tuple[TrainState, dict[str, Float[Array, "most s"]]]]:
     """A compiled function that makes up to `most` steps of all members without touching the host.
 
@@ -274,6 +277,8 @@ def make_chunk(
       config: what the members share.
       most: steps in a chunk, at most.
       mesh: the devices, from `devices.make_mesh`.
+      one_by_one: whether a device steps its members in turn, not under a `vmap`; by default on a
+        CPU, where their products are too small to gain from company.
 
     Returns:
       (members, state, num_steps) -> (state, metrics). The state is packed: `packing.pack(state,
@@ -283,9 +288,10 @@ def make_chunk(
     unpacked = functools.partial(unpack, like=abstract_transformer(config)[1])
     share = config.train.batch_size // mesh.shape[BATCH]
     platform = mesh.devices.flat[0].platform
+    one_by_one = platform == "cpu" if one_by_one is None else one_by_one
 
     def on_a_device(members, state, num_steps):
-        together = 1 if platform == "cpu" else len(members.seed)
+        together = 1 if one_by_one else len(members.seed)
         size = slice_size(config, together, share, platform)
         first = jax.lax.axis_index(BATCH) * share
 
@@ -298,7 +304,7 @@ def make_chunk(
                 mean = functools.partial(jax.lax.pmean, axis_name=BATCH)
                 return train_step(config, member, state, own, size, mean, unpacked)
 
-            if platform == "cpu":  # one by one: their products are too small to gain from company
+            if one_by_one:
                 state, row = jax.lax.map(lambda pair: one(*pair), (members, state))
             else:
                 state, row = jax.vmap(one)(members, state)

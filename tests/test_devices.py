@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,10 +18,12 @@ from icl_align.cli import compose_config
 from icl_align.config import ConfigError
 from icl_align.run import run
 from icl_align.tracking import read_rows
-from icl_align.training import init_state
+from icl_align.training import state_shapes
 from runs import OFF, ROOT, TINY, finish, start, tiny
 
-LONG = ["train.steps=30", "train.checkpoint_every=10", "num_seeds=2"]
+STEPS = 30
+# A checkpoint every step keeps a run busy long enough to be stopped in the middle.
+LONG = [f"train.steps={STEPS}", "train.checkpoint_every=1", "num_seeds=2", "model.num_layers=2"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,19 @@ def test_each_device_holds_its_share(eight, name):
     each = members // seeds
     expected = [[first, each] for first in range(0, members, each) for _ in range(batch)]
     assert case["shares"] == expected
+
+
+def test_devices_divide_the_contexts_of_a_batch(eight):
+    # Without its share each device would compute as much as one alone; Adam is not divided.
+    assert eight["cases"]["batch"]["operations"] < 0.5
+    assert eight["cases"]["seeds"]["operations"] == pytest.approx(1, abs=0.1)  # in turn, or at once
+
+
+def test_members_under_a_vmap_train_as_members_one_by_one(eight):
+    found = eight["members together"]
+    assert found["mesh"] == {"seeds": 2, "batch": 4}
+    assert found["loss"] < 1e-5
+    assert found["params"] < 2e-4
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,7 @@ def start_cluster(folders, *options):
 
 def saved(folder, config):
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    return checkpoints.restore_newest(jax.eval_shape(lambda: init_state(config)))
+    return checkpoints.restore_newest(state_shapes(config))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +162,7 @@ def alone(tmp_path_factory):
 def assert_same_run(folder, alone):
     config = tiny(*LONG)
     (step, state), (expected_step, expected) = saved(folder, config), saved(alone, config)
-    assert step == expected_step == 30
+    assert step == expected_step == STEPS
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
     assert max(np.max(np.abs(a - b)) for a, b in pairs) < 2e-3
     rows, expected_rows = (read_rows(path / "metrics.jsonl") for path in (folder, alone))
@@ -170,22 +186,22 @@ def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tm
 
 def test_a_signal_to_any_process_saves_and_stops_all_and_one_process_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
-    processes = start_cluster([folder, folder], "train.steps=30")
+    processes = start_cluster([folder, folder])
     deadline = time.time() + 200
     while not saved_steps(folder) and time.time() < deadline:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     outcomes = [finish(process) for process in processes]
-    if [status for status, _, _ in outcomes] != [0, 0]:  # it may have been at the end already
-        assert [status for status, _, _ in outcomes] == [143, 143], outcomes
-        assert "stopped by SIGTERM" in outcomes[0][2]
+    assert [status for status, _, _ in outcomes] == [143, 143], outcomes
+    stopped = re.search(r"stopped by SIGTERM at step (\d+), which is saved", outcomes[0][2])
+    assert 0 < int(stopped[1]) < STEPS
     run(tiny(*LONG), folder)
     assert_same_run(folder, alone)
 
 
 def saved_steps(folder):
-    return [path.name for path in folder.glob("checkpoints/[0-9]*")]
+    return [path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()]
 
 
 def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
@@ -197,8 +213,10 @@ def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
         time.sleep(0.02)
     first.kill()
     finish(first)
+    assert max(map(int, saved_steps(folder))) < STEPS
     outcomes = [finish(process) for process in start_cluster([folder, folder])]
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
+    assert "going on at step" in outcomes[0][1]
     assert_same_run(folder, alone)
 
 

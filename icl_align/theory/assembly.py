@@ -6,7 +6,6 @@ project's own `Transformer`; nothing else is needed to run it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from icl_align.config import Config, ModelConfig, TaskConfig, check
+from icl_align.config import Config, check
 from icl_align.contexts import Context
 from icl_align.model import Transformer
-from icl_align.training import build_transformer
+from icl_align.training import abstract_transformer
 
 # Features of a `triplet_norm` token, in order; sizes in units of d or 1.
 FEATURES = ("query", "response", "norm", "reward", "one")
@@ -202,24 +201,9 @@ def _write_mlp(weights: dict[str, Any], stream: dict[str, slice], units: tuple[U
             _connect(weights["down"]["kernel"], hidden, stream[channel], factor)
 
 
-def _architecture(config: Config) -> tuple[Any, Any]:
-    """Flax's graph of the transformer, and the shapes of its parameters."""
-    return _cached_architecture(
-        dataclasses.astuple(config.model), config.task.dim, config.task.num_responses
-    )
-
-
-@functools.cache  # tracing a deep network takes seconds, and tables build hundreds of the same
-def _cached_architecture(model: tuple, dim: int, num_responses: int) -> tuple[Any, Any]:
-    task = TaskConfig(dim=dim, num_responses=num_responses)
-    config = Config(task=task, model=ModelConfig(*model))
-    transformer = nnx.eval_shape(lambda: build_transformer(config, 0))
-    return nnx.graphdef(transformer), nnx.to_pure_dict(nnx.state(transformer, nnx.Param))
-
-
 def parameter_shapes(config: Config) -> Any:
     """The shapes of a transformer's parameters, nested as in `TrainState.params`."""
-    return _architecture(config)[1]
+    return abstract_transformer(config)[1]
 
 
 def compile_quickly(function: Callable) -> Callable:
@@ -229,7 +213,7 @@ def compile_quickly(function: Callable) -> Callable:
 
 def as_module(network: Network) -> Transformer:
     """The network as the module that training uses."""
-    return nnx.merge(_architecture(network.config)[0], nnx.State(network.params))
+    return nnx.merge(abstract_transformer(network.config)[0], nnx.State(network.params))
 
 
 def run(

@@ -27,6 +27,7 @@ from icl_align.config import Config, ConfigError, program_key
 from icl_align.crew import Crew
 from icl_align.devices import join_cluster, leads, make_mesh, set_up_jax
 from icl_align.files import write_json
+from icl_align.profiling import Profile
 from icl_align.run_folder import (
     config_to_go_on_with,
     from_dict,
@@ -143,31 +144,6 @@ class StopSignals:
         raise RunError(
             f"stopped by {number.name} {where}; the same command goes on from there", 128 + number
         )
-
-
-class _Profile:
-    """A profile of one chunk, written to profile/ in the run folder."""
-
-    def __init__(self, folder: Path, asked: bool):
-        self._folder, self._asked, self.running = folder / "profile", asked, False
-
-    def __enter__(self) -> "_Profile":
-        return self
-
-    def start(self) -> None:
-        """From the next chunk on, once."""
-        if self._asked:
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._asked, self.running = False, True
-
-    def stop(self) -> None:
-        """Up to here."""
-        if self.running:
-            self.running = False
-            jax.profiler.stop_trace()
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
 
 
 # ------------------------------------------------------------------------------------------- a run
@@ -377,7 +353,7 @@ def _train(
     terminal.progress("compiling", 0.0, 1.0)
     crew.compiled()
     first, size = step, 1
-    with _Profile(group[0].folder, config.devices.profile) as profile:
+    with Profile(group[0].folder / "profile", config.devices.profile) as profile:
         while step < train.steps:
             boundary = (step // train.checkpoint_every + 1) * train.checkpoint_every
             boundary = min(train.steps, boundary)
@@ -390,7 +366,7 @@ def _train(
                 to_first_step = time.time() - began
                 profile.start()
             else:
-                profile.stop()
+                profile.stop(crew.compiled())
             for place, one in enumerate(group):
                 if one.failure is None:
                     own = slice(place * config.num_seeds, (place + 1) * config.num_seeds)

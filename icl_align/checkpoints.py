@@ -6,6 +6,7 @@ the digest finds what was damaged later.
 """
 
 import contextlib
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from icl_align.config import Config, ConfigError
 from icl_align.training import TrainState, state_shapes
@@ -28,6 +28,13 @@ def digest(state: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def _orbax() -> Any:
+    """Orbax, which takes a while to import: a new run needs it after its first step only."""
+    import orbax.checkpoint as ocp
+
+    return ocp
 
 
 class Checkpoints:
@@ -50,11 +57,12 @@ class Checkpoints:
     ):
         self.folder, self._config, self._keep = folder.absolute(), config, keep
         self._read_only = read_only
-        self._open()
-
-    def _open(self) -> None:
-        if not self._read_only:
+        if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        ocp = _orbax()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if self._read_only else self._keep,
             create=False,
@@ -64,23 +72,25 @@ class Checkpoints:
                 active_processes={jax.process_index()} if jax.process_count() > 1 else None
             ),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any) -> None:
         """Saves a host state in the background; its arrays must stay as they are."""
         if step in self._manager.all_steps():
             return
+        args = _orbax().args
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
         about = {"config": self._config, "digest": digest(state)}
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
-            ),
+            args=args.Composite(state=args.StandardSave(leaves), about=args.JsonSave(about)),
         )
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, newest first."""
+        unopened = "_manager" not in vars(self)
+        if unopened and self.folder.is_dir() and not any(self.folder.iterdir()):
+            return []
         return sorted(self._manager.all_steps(), reverse=True)
 
     def configs(self) -> list[dict[str, Any]]:
@@ -91,8 +101,9 @@ class Checkpoints:
         found = []
         for step in self.steps():
             with contextlib.suppress(Exception):  # whatever a damaged file makes the reader raise
-                args = ocp.args.Composite(about=ocp.args.JsonRestore())
-                found.append(self._manager.restore(step, args=args)["about"]["config"])
+                args = _orbax().args
+                about = args.Composite(about=args.JsonRestore())
+                found.append(self._manager.restore(step, args=about)["about"]["config"])
         return found
 
     def restore_newest(
@@ -115,13 +126,12 @@ class Checkpoints:
         for step in self.steps():
             if at_most is not None and step > at_most:
                 continue
+            args = _orbax().args
             try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(on_host), about=ocp.args.JsonRestore()
-                    ),
+                wanted = args.Composite(
+                    state=args.StandardRestore(on_host), about=args.JsonRestore()
                 )
+                restored = self._manager.restore(step, args=wanted)
                 found = [restored["state"][str(i)] for i in range(len(leaves))]
                 state = jax.tree.unflatten(structure, found)
                 if digest(state) != restored["about"]["digest"]:
@@ -142,17 +152,19 @@ class Checkpoints:
             count += 1
             aside = target / f"{step}_{count}"
         shutil.move(self.folder / str(step), aside)
-        self._manager.close()
-        self._open()
+        self.close()
         return aside
 
     def wait(self) -> None:
         """Blocks until everything handed to `save` is on disk."""
-        self._manager.wait_until_finished()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets the folder go."""
-        self._manager.close()
+        """Waits, and lets the folder go; what is asked for later opens it again."""
+        if "_manager" in vars(self):
+            self._manager.close()
+            del self._manager
 
 
 def newest_state(

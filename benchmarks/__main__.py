@@ -2,8 +2,8 @@
 
 python -m benchmarks [KEY=VALUE ...]
 
-Prints tables and leaves report.md, report.json and growth.png. Nothing else should run meanwhile:
-the report says what share of the processors was in other hands.
+Prints tables and leaves report.md, report.json and, with growth, growth.png in `folder`. Nothing
+else should run meanwhile: the report says what share of the processors was in other hands.
 """
 
 import dataclasses
@@ -41,8 +41,12 @@ class BenchmarkOptions:
         "both", "PyTorch: not at all, eager, or eager and compiled", choices=tuple(TORCH_MODES)
     )
     start: bool = option(True, "time from the command to the first step")
-    reach: bool = option(True, "time to a refinement error of 0.31 at 15 attempts")
-    growth: bool = option(True, "growth of the step time, and the loss beside the attention")
+    reach: bool = option(
+        True, "time to a refinement error of 0.31 at 15 attempts, of the first configuration"
+    )
+    growth: bool = option(
+        True, "growth of the default's step time, and the loss beside the attention of each"
+    )
     folder: str = option("runs/benchmarks", "where the report goes")
 
 

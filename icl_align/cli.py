@@ -257,7 +257,8 @@ def check_folder(key: str, value: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not existed:
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # another process may use it, or be as tidy
+                folder.rmdir()
     except OSError as error:
         raise ConfigError(key, value, f"must be a folder or a new one: {error.strerror}") from error
 

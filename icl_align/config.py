@@ -215,8 +215,8 @@ class DevicesConfig:
     )
     slice: Optional[int] = option(
         None,
-        "most contexts whose gradient a device computes at once; null is all of its share on an "
-        "accelerator, and on a CPU what suits its cache",
+        "most contexts of a network whose gradient a device computes at once; null is all of its "
+        "share on an accelerator, and on a CPU what suits its cache",
         least=1,
     )
     cluster: bool = option(

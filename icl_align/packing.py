@@ -25,7 +25,7 @@ def pack(tree: Any, leading: int = 0) -> Any:
         if not _is_params(node):
             return node
         outside, *blocks = map(jax.tree.leaves, _parts(node))
-        # Through one array of all blocks: XLA then sees where they were drawn as one.
+        # Through one array of all blocks: where one `vmap` drew them, XLA sees it and cuts it once.
         xp = np if isinstance(outside[0], np.ndarray) else jnp
         arrays = [xp.stack(leaves, leading) for leaves in zip(*blocks, strict=True)]
         rows = _split(_joined(arrays, leading + 1), [1] * len(blocks), leading)

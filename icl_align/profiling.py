@@ -65,8 +65,8 @@ class Profile:
         jax.profiler.stop_trace()
         if program is not None:
             parts = parts_of_operations(program.as_text())
-            for trace in self._folder.rglob("perfetto_trace.json.gz"):
-                name_parts(trace, parts)
+            traces = self._folder.rglob("perfetto_trace.json.gz")
+            name_parts(max(traces, key=lambda path: path.stat().st_mtime), parts)  # not older ones
 
     def __exit__(self, *_: Any) -> None:
         self.stop()

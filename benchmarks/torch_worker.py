@@ -53,7 +53,9 @@ class Training(TorchContender):
         torch.manual_seed(self.config.seed)
         self.model = Transformer(self.config, self.attention).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        begun = time.perf_counter()
         adam = fastest_adam(self.parameters)
+        trial_seconds = time.perf_counter() - begun
         rate = self.config.train.learning_rate
         self.adam = torch.optim.Adam(self.parameters, lr=rate, **{adam: True})
         self.loss = training_loss
@@ -66,6 +68,7 @@ class Training(TorchContender):
             "compile_seconds": seconds if self.compiled else 0.0,  # and the one step
             "parameters": sum(p.numel() for p in self.parameters),
             "adam": adam,
+            "adam_trial_seconds": trial_seconds,
             "threads": torch.get_num_threads(),
         }
 

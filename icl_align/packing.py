@@ -19,6 +19,10 @@ def pack(tree: Any, leading: int = 0) -> Any:
     Args:
       tree: holds anywhere the parameters of transformers; on the host, on a device or traced.
       leading: axes before those of the parameters, which the vectors keep.
+
+    Returns:
+      The tree with a tuple (outside, block 0, block 1, ...) in place of each set; with `leading` 1
+      they have shapes [s, p] and [s, q], where q is the number of parameters of a block.
     """
 
     def one(node):
@@ -41,6 +45,9 @@ def unpack(packed: Any, like: Any, leading: int = 0) -> Any:
       packed: from `pack`.
       like: a tree of the structure and shapes wanted; what its arrays hold does not matter.
       leading: as in `pack`; the sizes of these axes in `like` do not matter either.
+
+    Returns:
+      A tree of the structure of `like`.
     """
 
     def one(node, rows):

@@ -23,7 +23,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key
 
 from icl_align.config import Config, ModelConfig, TaskConfig, TrainConfig
 from icl_align.contexts import (
@@ -38,7 +38,6 @@ from icl_align.losses import training_loss
 from icl_align.model import Transformer, num_tokens
 from icl_align.packing import unpack
 
-Params = PyTree[Float[Array, "s ..."]]
 # Tokens of a slice on a CPU; see benchmarks/NOTES.md.
 CPU_TOKENS = 1024
 METRICS = ("train/loss", "train/grad_norm", "train/param_norm", "train/learning_rate")
@@ -95,7 +94,7 @@ def abstract_transformer(config: Config) -> tuple[nnx.GraphDef, Any]:
     )
 
 
-@functools.cache
+@functools.cache  # tracing takes a tenth of a second, and a start needs it three times
 def _abstract_transformer(model: tuple, task: tuple) -> tuple[nnx.GraphDef, Any]:
     config = Config(model=ModelConfig(*model), task=TaskConfig(*task))
     transformer = nnx.eval_shape(lambda: build_transformer(config, 0))

@@ -276,9 +276,8 @@ def test_a_deeper_trunk_is_traced_no_more_often(monkeypatch):
     for layers in (2, 6):
         config = tiny(f"model.num_layers={layers}", "model.width=24", f"task.dim={layers}")
         params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
-        calls.clear()
         jax.make_jaxpr(lambda p, c=config: loss_of(c, p, training_keys(0, 0, 4)))(params)
-        assert len(calls) <= 1
+    assert len(calls) in (1, 2)  # the blocks of both may be the same function
 
 
 def test_a_block_with_more_than_parameters_is_refused(monkeypatch):

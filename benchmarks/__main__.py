@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES
-from icl_align.cli import RunError, one_line_errors, options_help, read_options
 from icl_align.config import ConfigError, option
+from icl_align.running.compose import check_folder, read_options
+from icl_align.running.errors import RunError, one_line_errors
+from icl_align.running.help import options_help
 
 TORCH_MODES = {
     "none": (),
@@ -57,7 +59,6 @@ def check_options(options: BenchmarkOptions) -> BenchmarkOptions:
       ConfigError: there is no such configuration, PyTorch is not installed, or the folder is none.
     """
     from benchmarks.machine import version
-    from icl_align.cli import check_folder
 
     for name in options.configs:
         if name not in CASES:
@@ -82,13 +83,15 @@ def measure(options: BenchmarkOptions, command: str, say: Callable[[str], None])
       The content of report.json: command, date, options, machine, accelerator, cases, and start,
       reach, growth and parts where they were asked for. What failed is {"failed": reason}.
     """
+    from benchmarks.alignment.reach import measure_reach
     from benchmarks.contest import Failed
     from benchmarks.growth import AXES, CASE, measure_axis, measure_parts
     from benchmarks.machine import machine
-    from benchmarks.reach import measure_reach
     from benchmarks.report import write_report
     from benchmarks.start import measure_help, measure_start
     from benchmarks.steps import OURS, measure_case
+    from benchmarks.worlds import subject_of
+    from icl_align.running.compose import compose_config
 
     folder, modes = Path(options.folder), TORCH_MODES[options.torch]
     results: dict[str, Any] = {
@@ -122,7 +125,7 @@ def measure(options: BenchmarkOptions, command: str, say: Callable[[str], None])
         for name in options.configs:
             what = f"loss and attention: {name}"
             part(results["parts"], name, what, measure_parts, name, options.rounds, options.seconds)
-        for axis, values in AXES.items():
+        for axis, values in {**AXES, **subject_of(compose_config(CASES[CASE])).axes}.items():
             arguments = axis, values, CASES[CASE], min(options.rounds, GROWTH_ROUNDS)
             what = f"growth: {axis}"
             part(results["growth"], axis, what, measure_axis, *arguments, options.seconds)
@@ -157,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
         options = check_options(read_options(BenchmarkOptions, arguments))
         said = [text for text in arguments if not text.startswith("folder=")]
         from benchmarks.report import tables
-        from icl_align.terminal import Terminal
+        from icl_align.running.terminal import Terminal
 
         terminal = Terminal()
         command = " ".join(["python -m benchmarks", *said])

@@ -12,12 +12,11 @@ from benchmarks.cases import CASES
 from benchmarks.contest import Failed, Worker, alternate, build, paired_ratio
 from benchmarks.flops import forward_flops, step_flops
 from benchmarks.steps import turns_as_json
-from icl_align.cli import compose_config
+from icl_align.running.compose import compose_config
 
 CASE = "default"  # the configuration that grows
-# What grows -> its values: four doublings each.
+# What grows in every world -> its values: four doublings each.
 AXES = {
-    "task.num_responses": (10, 20, 40, 80, 160),
     "model.num_layers": (1, 2, 4, 8, 16),
     "model.width": (32, 64, 128, 256, 512),
     "train.batch_size": (32, 64, 128, 256, 512),

@@ -6,18 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 
-from benchmarks.flops import num_tokens
 from benchmarks.worker import Contender
-from icl_align.cli import compose_config
-from icl_align.contexts import Context, evaluation_keys, sample_contexts, training_keys
-from icl_align.crew import Crew
-from icl_align.devices import make_mesh, set_up_jax
-from icl_align.losses import training_loss
-from icl_align.metrics import refinement_error
-from icl_align.model import attend
-from icl_align.training import transformer_learner
+from icl_align.running.compose import compose_config
+from icl_align.running.crew import Crew
+from icl_align.running.devices import set_up_jax
+from icl_align.running.keys import training_keys
+from icl_align.running.mesh import make_mesh
+from icl_align.running.training import abstract_network
+from icl_align.transformer import attend
+from icl_align.world import world_of
 
 
 class JaxContender(Contender):
@@ -45,7 +45,6 @@ class Training(JaxContender):
 
     def __init__(self, overrides: list[str]):
         self.config = compose_config(overrides)
-        self.learner = None
 
     def build(self) -> dict[str, Any]:
         """Compiles and does the first step."""
@@ -77,28 +76,6 @@ class Training(JaxContender):
             left -= size
         loss = metrics["train/loss"][-1]
         return {"seconds": time.perf_counter() - begun, "loss": float(loss.mean())}
-
-    def draw(self, path: str, count: int) -> dict[str, Any]:
-        """Writes `count` evaluation contexts without reward noise."""
-        draw = jax.jit(lambda keys: sample_contexts(self.config.task, keys, 0.0))
-        contexts = draw(evaluation_keys(self.config.evaluation.seed, jnp.arange(count)))
-        np.savez(path, **{name: np.asarray(a) for name, a in contexts._asdict().items()})
-        return {}
-
-    def error(self, path: str, attempts: int) -> dict[str, float]:
-        """Mean refinement error of the first seed on the contexts of file `path`."""
-        if self.learner is None:
-            learner = transformer_learner(self.config)
-
-            def mean_error(params, context):
-                row = learner(params, context)[:, attempts : attempts + 1]
-                return jnp.mean(refinement_error(row, context))
-
-            self.learner = jax.jit(mean_error)
-            with np.load(path) as arrays:
-                self.contexts = Context(**{name: jnp.asarray(arrays[name]) for name in arrays})
-        params = jax.tree.map(lambda leaf: leaf[0], self.crew.host_state().params)
-        return {"error": float(self.learner(params, self.contexts))}
 
 
 class Repeated(JaxContender):
@@ -144,18 +121,23 @@ class Loss(Repeated):
         self.config = compose_config(overrides)
 
     def start(self) -> Any:
-        """Predictions, and the contexts they are judged by."""
-        task, batch_size = self.config.task, self.config.train.batch_size
-        contexts = sample_contexts(task, training_keys(0, 0, batch_size))
-        shape = (batch_size, task.num_responses + 1, task.dim)
-        return jax.random.normal(jax.random.key(0), shape), contexts
+        """Answers, and what they are judged by."""
+        sample = world_of(self.config).sample(
+            self.config, training_keys(0, 0, self.config.train.batch_size)
+        )
+        graph, params = abstract_network(self.config)
+        shape = nnx.eval_shape(
+            lambda params: nnx.merge(graph, nnx.State(params))(sample.shown), params
+        )
+        return jax.random.normal(jax.random.key(0), shape.shape), sample.given
 
     def step(self, carry: Any) -> Any:
-        """Gradient descent on the predictions."""
-        predictions, contexts = carry
-        gradient = jax.grad(lambda p: training_loss(self.config.loss, p, contexts))(predictions)
-        # Another order every step, or XLA would sort the contexts once, outside the loop.
-        return predictions - 0.1 * gradient, contexts._replace(rewards=1 - contexts.rewards)
+        """Gradient descent on the answers."""
+        answers, given = carry
+        world = world_of(self.config)
+        gradient = jax.grad(lambda a: world.loss(self.config, a, given))(answers)
+        # Other contexts every step, or XLA would do what depends on them alone once, before.
+        return answers - 0.1 * gradient, jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), given)
 
 
 class Attention(Repeated):
@@ -171,7 +153,7 @@ class Attention(Repeated):
     def start(self) -> Any:
         """Queries, keys and values of all heads."""
         model, batch_size = self.config.model, self.config.train.batch_size
-        tokens = num_tokens(self.config)
+        tokens = world_of(self.config).num_tokens(self.config)
         width = model.width // model.num_heads
         shape = (3, batch_size, model.num_heads, tokens, width)
         return jax.random.normal(jax.random.key(0), shape)

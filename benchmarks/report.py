@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.contest import Ratio
 from benchmarks.growth import Exponent
 from benchmarks.steps import OURS, peak_flops
-from icl_align.files import write_json
+from icl_align.running.files import write_json
 
 BUSY = 0.05  # share of the processors in others' hands above which a number is not to be trusted
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"  # Okabe and Ito

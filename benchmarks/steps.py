@@ -15,8 +15,10 @@ from benchmarks.contest import (
     median_seconds,
     paired_ratio,
 )
-from benchmarks.flops import num_tokens, step_flops
-from icl_align.cli import compose_config
+from benchmarks.flops import step_flops
+from benchmarks.worlds import subject_of
+from icl_align.running.compose import compose_config
+from icl_align.world import world_of
 
 # Sizes of the products and copies that measure the peak.
 CPU_PRODUCT, ACCELERATOR_PRODUCT = 2048, 8192
@@ -44,7 +46,9 @@ def fastest_torch(
         workers, said, reasons = {}, {}, []
         for attention in ATTENTIONS:
             arguments = {"overrides": overrides, "compiled": compiled, "attention": attention}
-            worker = trial.enter_context(Worker("torch", **arguments))
+            worker = trial.enter_context(
+                Worker(subject_of(compose_config(overrides)).rival, **arguments)
+            )
             try:
                 said[attention] = build(worker)
                 workers[attention] = worker
@@ -100,8 +104,10 @@ def measure_case(
         ours = stack.enter_context(Worker("jax", overrides=overrides))
         said = {OURS: build(ours)}
         workers, failures = {OURS: ours}, {}
-        rivals = {mode: (overrides, mode == COMPILED) for mode in torch_modes}
-        if name in INSTEAD and EAGER in torch_modes:
+        rivals = {}
+        if subject_of(config).rival is not None:
+            rivals = {mode: (overrides, mode == COMPILED) for mode in torch_modes}
+        if name in INSTEAD and EAGER in rivals:
             rivals[f"{EAGER}, {INSTEAD[name]}"] = CASES[INSTEAD[name]], False
         for label, (of_rival, compiled) in rivals.items():
             try:
@@ -139,7 +145,7 @@ def measure_case(
         "peak": peak,
         "flops": step_flops(config),
         "contexts": config.train.batch_size * config.num_seeds,
-        "tokens": num_tokens(config),
+        "tokens": world_of(config).num_tokens(config),
     }
 
 

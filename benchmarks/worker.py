@@ -33,8 +33,9 @@ KINDS = {
     "jax_attention": ("jax_worker", "Attention"),
     "jax_product": ("jax_worker", "Product"),
     "jax_copy": ("jax_worker", "Copy"),
-    "torch": ("torch_worker", "Training"),
-    "torch_product": ("torch_worker", "Product"),
+    "jax_refining": ("alignment.jax_worker", "Refining"),
+    "torch": ("alignment.torch_worker", "Training"),
+    "torch_product": ("alignment.torch_worker", "Product"),
     "copy": ("copy_worker", "Copy"),
 }
 

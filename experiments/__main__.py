@@ -12,18 +12,13 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from experiments.claim import SCALES
+from experiments.alignment import SCALES
 from experiments.claims import NAMES, load
-from icl_align.cli import (
-    MULTIRUN,
-    RunError,
-    check_engines,
-    one_line_errors,
-    options_help,
-    parse_overrides,
-    read_options,
-)
 from icl_align.config import ConfigError, WandbConfig, option
+from icl_align.running.cli import MULTIRUN, check_engines
+from icl_align.running.compose import parse_overrides, read_options
+from icl_align.running.errors import RunError, one_line_errors
+from icl_align.running.help import options_help
 
 
 @dataclasses.dataclass
@@ -121,8 +116,8 @@ def run_campaign(
     from experiments.campaign import Campaign
     from experiments.engine import run_jobs
     from experiments.report import write_report
-    from icl_align.run_folder import sole_user_of
-    from icl_align.tracking import check_account
+    from icl_align.running.run_folder import sole_user_of
+    from icl_align.running.tracking import check_account
 
     check_account(options.wandb)
     scale = SCALES[options.scale]

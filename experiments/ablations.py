@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from icl_align.metrics import QUANTITIES
+from icl_align.running.run_folder import config_of_run
 
 
 def ablation_of(run: Path) -> str:
@@ -22,11 +22,12 @@ def ablation_of(run: Path) -> str:
 
 def row(run: Path, attempts: int, noise: str) -> str:
     """One line of the table: the transformer's mean and half the width of its 95% interval."""
+    measures = config_of_run(run).measures
     curves = json.loads((run / "curves.json").read_text())
-    place = curves["attempts"].index(attempts)
+    place = curves[measures.axis].index(attempts)
     cells = [f"`{ablation_of(run)}`"]
-    for quantity in QUANTITIES:
-        curve = curves["learners"]["transformer"][noise][quantity]
+    for quantity in measures.quantities:
+        curve = curves["learners"][measures.trained][noise][quantity]
         half = (curve["high"][place] - curve["low"][place]) / 2
         cells.append(f"{curve['mean'][place]:.3f} ± {half:.3f}")
     return f"| {' | '.join([*cells, str(len(curves['seeds']))])} |"
@@ -44,8 +45,9 @@ def main() -> None:
     )
     if not runs:
         parser.error(f"no finished run in {', '.join(map(str, options.folders))}")
-    print(f"| ablation | {' | '.join(name.replace('_', ' ') for name in QUANTITIES)} | seeds |")
-    print("| --- " * (len(QUANTITIES) + 2) + "|")
+    quantities = config_of_run(runs[0]).measures.quantities
+    print(f"| ablation | {' | '.join(name.replace('_', ' ') for name in quantities)} | seeds |")
+    print("| --- " * (len(quantities) + 2) + "|")
     try:
         lines = [row(run, options.attempts, options.noise) for run in runs]
     except (KeyError, ValueError):

@@ -15,33 +15,34 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claim import Arm, Claim, Effect, Reading, Scale, agreement
-from icl_align.cli import compose_config
+from experiments.claim import Arm, Claim, Effect, Reading, Scale
 from icl_align.config import (
-    FREE_ON_RESUME,
+    TRAINING,
     Config,
     WandbConfig,
     check,
+    concerned,
     differences,
     leaves,
     program_key,
     setting,
 )
-from icl_align.curves import is_final
-from icl_align.evaluate import evaluation_config, evaluation_folder
-from icl_align.files import write_json
-from icl_align.run_folder import saved_config
-from icl_align.sweeps import final_loss
-from icl_align.tracking import read_rows
+from icl_align.running.compose import compose_config
+from icl_align.running.evaluation import is_final
+from icl_align.running.files import write_json
+from icl_align.running.reevaluation import evaluation_config, evaluation_folder
+from icl_align.running.run_folder import saved_config
+from icl_align.running.sweeps import final_loss
+from icl_align.running.tracking import read_rows
+from icl_align.world import world_of
 
-# Mean cosine with gradient descent's answers from which a transformer counts as trained.
-LEARNED_AGREEMENT = 0.5
 LARGEST_SHARE_BEFORE_EVALUATION = 0.95
 
 
 def identity(config: Config) -> str:
     """A digest of all options that training depends on."""
-    parts = [(key, value) for key, _, value in leaves(config) if not key.startswith(FREE_ON_RESUME)]
+    trained = concerned(config, TRAINING)
+    parts = [(key, value) for key, _, value in leaves(config) if key in trained]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -110,12 +111,11 @@ class Job:
     def work(self) -> float:
         """Its arithmetic, roughly, to weigh progress by: tokens x weights x steps x networks."""
         config = self.runs[0].config
-        model, task, train = config.model, config.task, config.train
-        tokens = task.num_responses * (3 if model.tokens == "interleaved" else 1) + 1
+        model, train = config.model, config.train
         hidden = (model.mlp_width or 4 * model.width) if model.mlp else 0
         weights = model.num_layers * model.width * (4 * model.width + 2 * hidden)
-        passes = 1 if model.causal or model.sees_future else task.num_responses + 1
-        return passes * tokens * weights * train.batch_size * train.steps * self.networks()
+        tokens = world_of(config).num_tokens(config)
+        return tokens * weights * train.batch_size * train.steps * self.networks()
 
     def write(self) -> None:
         """Leaves the job as a file, which `experiments.job` reads."""
@@ -157,7 +157,8 @@ class Campaign:
     ):
         self.claims, self.scale, self.folder = claims, scale, folder
         self._seeds, self._wandb = (f"seed={seed}", f"num_seeds={num_seeds}"), wandb
-        self.base = compose_config([*scale.base, *self._seeds])
+        self._overrides = f"world={scale.world}", *scale.base
+        self.base = compose_config([*self._overrides, *self._seeds])
         self._known = self._folders_by_identity()
         self._runs: dict[tuple[Arm, float], Run] = {}
         self.runs: dict[str, Run] = {}  # by identity, in the order of the claims
@@ -183,7 +184,7 @@ class Campaign:
 
     def _run(self, arm: Arm, rate: float) -> Run:
         if (arm, rate) not in self._runs:
-            overrides = [*self.scale.base, *arm.overrides, f"train.learning_rate={rate}"]
+            overrides = [*self._overrides, *arm.overrides, f"train.learning_rate={rate}"]
             config = compose_config([*overrides, *self._seeds])
             config.evaluation.own_contexts = True
             config.wandb = dataclasses.replace(self._wandb)
@@ -236,9 +237,11 @@ class Campaign:
 
     # ------------------------------------------------------------------------------- what they gave
 
-    def most_attempts(self) -> int:
-        """Attempts in a context."""
-        return self.base.task.num_responses
+    def axis(self) -> list[int]:
+        """The places of the world's axis, as the first finished run has them."""
+        finished = (run.curves() for run in self.runs.values() if not run.diverged())
+        curves = next((found for found in finished if found is not None), None)
+        return [] if curves is None else curves[self.base.measures.axis]
 
     def chosen(self, how: str, arm: Arm) -> Run | None:
         """The run that a judgement reads of an arm: at the scale's own learning rate as published,
@@ -254,14 +257,19 @@ class Campaign:
         return {rate: self._runs[arm, rate].training_loss() for rate in self.rates(how, arm)}
 
     def learned(self, how: str, effect: Effect) -> bool:
-        """Whether a comparison can show anything: the answers of at least one of its arms agree
-        with gradient descent's more than not. True for what compares no arms.
+        """Whether a comparison can show anything, as `Scale.learned` says; True for what compares
+        no arms.
         """
-        agreements = {agreement(r.arm, attempts=r.attempts) for _, r in effect.terms}
-        return len(effect.terms) == 1 or any(
-            found is not None and np.mean(found) > LEARNED_AGREEMENT
-            for found in (self.values(how, effect) for effect in agreements)
-        )
+        wanted = self.scale.learned
+        if wanted is None or len(effect.terms) == 1:
+            return True
+        trained = self.base.measures.trained
+        readings = {
+            Reading(r.arm, wanted.quantity, trained, wanted.condition, r.at)
+            for _, r in effect.terms
+        }
+        found = [self.values(how, Effect(((1, reading),))) for reading in readings]
+        return any(values is not None and np.mean(values) > wanted.above for values in found)
 
     def values(self, how: str, effect: Effect) -> np.ndarray | None:
         """An effect, one value a seed: NaN where a run diverged, None where one is missing."""
@@ -278,10 +286,9 @@ def _read(run: Run, reading: Reading) -> np.ndarray:
     curves = None if run.diverged() else run.curves(reading.under)
     if curves is None:
         return np.full(run.config.num_seeds, math.nan)
-    by_noise = curves["learners"][reading.learner]
-    curve = by_noise[str(reading.reward_noise)][reading.quantity]
+    curve = curves["learners"][reading.learner][reading.condition][reading.quantity]
     rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
-    return np.array(rows)[:, curves["attempts"].index(reading.attempts)]
+    return np.array(rows)[:, curves[run.config.measures.axis].index(reading.at)]
 
 
 def _predictions(claims: dict[str, Claim]) -> dict[str, list[str]]:

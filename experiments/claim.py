@@ -11,85 +11,41 @@ import dataclasses
 import math
 from typing import Literal
 
-from icl_align.tracking import JUDGED_ATTEMPTS
 
-# The smallest effects that count, fixed before the campaign's seeds were trained:
-# a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
-# and a hundredth of the regret of a transformer that is shown no rewards (4.1).
-ERROR_THAT_COUNTS = 0.01
-REGRET_THAT_COUNTS = 0.04
-# A transformer "tracks" another learner when the cosine of their answers is above this.
-AGREEMENT_THAT_COUNTS = 0.9
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """When the runs of a comparison have learned enough for it to show anything.
+
+    Attributes:
+      quantity: of the trained learner, at the place that is compared.
+      condition: under which.
+      above: what its mean over the seeds must exceed in one of the runs.
+      words: the same for the report.
+    """
+
+    quantity: str
+    condition: str
+    above: float
+    words: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """The size at which all claims are run.
+    """The size at which all claims of a world are run; a world may add sizes of its own.
 
-    Args:
+    Attributes:
+      world: whose claims they are.
       base: overrides of every run of the campaign.
       learning_rates: the grid over which every tuned arm is trained.
       learning_rate: the one of the grid that untuned arms take, as the published study took one.
-      depths: few blocks, those after which depth saturates, and more.
-      heads: one, those that are enough, and more.
-      width_without_mlp, width_of_one_block: widths at which these variants have the base's
-        number of parameters.
-      steps_to_rank: training steps after which the base has long left the plateau of averaging
-        the attempts.
+      learned: when a comparison shows anything; None if always.
     """
 
+    world: str
     base: tuple[str, ...]
     learning_rates: tuple[float, ...]
     learning_rate: float
-    depths: tuple[int, int, int]
-    heads: tuple[int, int, int]
-    width_without_mlp: int
-    width_of_one_block: int
-    steps_to_rank: int
-
-
-SCALES = {
-    "smoke": Scale(
-        base=(
-            "+scale=smoke",
-            "model.num_layers=2",
-            "model.num_heads=4",
-            "evaluation.reward_noise=[0.0,0.5,1.0]",
-            "evaluation.num_contexts=8",
-        ),
-        learning_rates=(1e-3, 2e-3),
-        learning_rate=2e-3,
-        depths=(1, 2, 3),
-        heads=(1, 2, 4),
-        width_without_mlp=28,
-        width_of_one_block=24,
-        steps_to_rank=20,
-    ),
-    "small": Scale(
-        base=(
-            "+scale=small",
-            "evaluation.reward_noise=[0.0,0.5,1.0]",
-            "evaluation.num_contexts=1024",
-        ),
-        learning_rates=(1e-3, 2e-3, 4e-3),
-        learning_rate=2e-3,
-        depths=(1, 4, 6),
-        heads=(1, 2, 4),
-        width_without_mlp=112,
-        width_of_one_block=128,
-        steps_to_rank=200,
-    ),
-    "paper": Scale(
-        base=("+experiment=paper",),
-        learning_rates=(5e-5, 1e-4, 2e-4),
-        learning_rate=1e-4,
-        depths=(5, 15, 20),
-        heads=(1, 3, 6),
-        width_without_mlp=168,
-        width_of_one_block=429,
-        steps_to_rank=3000,
-    ),
-}
+    learned: Learned | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,24 +67,22 @@ class Reading:
 
     Args:
       arm: which run.
-      quantity: refinement_error, regret or agreement.
-      attempts: how many the context holds.
-      reward_noise: p in [0, 1].
-      learner: one of `icl_align.config.LEARNERS`.
+      quantity, learner, condition: keys of curves.json.
+      at: the place on the world's axis, such as the number of attempts.
       under: overrides of another evaluation of the same run, as for `icl_align.evaluate`.
     """
 
     arm: Arm
     quantity: str
-    attempts: int = JUDGED_ATTEMPTS
-    reward_noise: float = 0.0
-    learner: str = "transformer"
+    learner: str
+    condition: str
+    at: int
     under: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """A sum of signed readings; built with +, - and the three functions below."""
+    """A sum of signed readings; built with + and -, from the functions of its world."""
 
     terms: tuple[tuple[int, Reading], ...]
 
@@ -138,26 +92,9 @@ class Effect:
     def __sub__(self, other: "Effect") -> "Effect":
         return Effect(self.terms + tuple((-sign, reading) for sign, reading in other.terms))
 
-    def after(self, attempts: int) -> "Effect":
-        """The same effect at another number of attempts, for a curve."""
-        return Effect(
-            tuple((sign, dataclasses.replace(r, attempts=attempts)) for sign, r in self.terms)
-        )
-
-
-def refinement_error(arm: Arm, **which) -> Effect:
-    """1 - cos(answer, W x); keywords as `Reading`'s."""
-    return Effect(((1, Reading(arm, "refinement_error", **which)),))
-
-
-def regret(arm: Arm, **which) -> Effect:
-    """Plackett-Luce loss above its minimum; keywords as `Reading`'s."""
-    return Effect(((1, Reading(arm, "regret", **which)),))
-
-
-def agreement(arm: Arm, **which) -> Effect:
-    """cos(answer, gradient descent's); keywords as `Reading`'s."""
-    return Effect(((1, Reading(arm, "agreement", **which)),))
+    def moved_to(self, at: int) -> "Effect":
+        """The same effect at another place of the axis, for a curve."""
+        return Effect(tuple((sign, dataclasses.replace(r, at=at)) for sign, r in self.terms))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +154,7 @@ class Claim:
       sentence: the claim.
       place: where it is made.
       judgements: what is judged, and how; they name the arms.
-      figure: label -> the effect that is drawn against the attempts.
+      figure: label -> the effect that is drawn against the axis.
     """
 
     sentence: str

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from experiments.campaign import Campaign, Job
-from icl_align.cli import CONF
-from icl_align.shares import share_of_host
+from icl_align.running.compose import CONF
+from icl_align.running.shares import share_of_host
 
 POLL_SECONDS = 2.0
 SAVE_SECONDS = 60.0  # for a job that is told to stop

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from experiments.campaign import Campaign
 from experiments.claim import Claim, Judgement
 from experiments.judge import Finding, bootstrap_interval
-from icl_align.plots import LABELS
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
@@ -15,7 +14,7 @@ VERDICT_COLORS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided"
 
 
 def claim_figure(campaign: Campaign, claim: Claim, findings: list[Finding]) -> Figure:
-    """Left: the claim's effects against attempts, 95% bootstrap bands over seeds. Right: what was
+    """Left: the claim's effects against the axis, 95% bootstrap bands over seeds. Right: what was
     judged, one point a seed, on the range where it was predicted.
     """
     rows = len(claim.judgements)
@@ -29,26 +28,28 @@ def claim_figure(campaign: Campaign, claim: Claim, findings: list[Finding]) -> F
 
 
 def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
-    quantity = next(iter(claim.figure.values())).terms[0][1].quantity
-    attempts = range(1, campaign.most_attempts() + 1)
+    measures = campaign.base.measures
+    quantity = measures.quantities[next(iter(claim.figure.values())).terms[0][1].quantity]
+    places = [at for at in campaign.axis() if at >= measures.drawn_from]
     untuned = {
         label: not any(reading.arm.tuned for _, reading in effect.terms)
         for label, effect in claim.figure.items()
     }
     mixed = len(set(untuned.values())) > 1  # then curves of the two kinds do not compare
     for color, (label, effect) in zip(COLORS, claim.figure.items(), strict=False):
-        found = [campaign.values("controlled", effect.after(n)) for n in attempts]
-        if any(values is None or not np.all(np.isfinite(values)) for values in found):
+        found = [campaign.values("controlled", effect.moved_to(at)) for at in places]
+        if not found or any(values is None or not np.all(np.isfinite(values)) for values in found):
             continue
         bands = np.array([bootstrap_interval(values) for values in found])
         label += "*" if mixed and untuned[label] else ""
-        axes.plot(attempts, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
-        axes.fill_between(attempts, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
-    axes.set_xlabel("attempts in context")
-    axes.set_ylabel(LABELS[quantity])
-    axes.set_xlim(1, attempts[-1])
+        axes.plot(places, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
+        axes.fill_between(places, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
+    axes.set_xlabel(measures.axis_label)
+    axes.set_ylabel(quantity.label)
+    if places:
+        axes.set_xlim(places[0], places[-1])
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if quantity == "regret":
+    if quantity.symlog:
         axes.set_yscale("symlog", linthresh=0.01)
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,20 +17,23 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 import icl_align
 from experiments.campaign import Run
-from icl_align.checkpoints import Checkpoints, newest_state
-from icl_align.cli import RunError, one_line_errors
 from icl_align.config import leaves, setting
-from icl_align.curves import compute_curves_together
-from icl_align.devices import set_up_jax
-from icl_align.files import write_json
-from icl_align.run import Start, StopSignals, run_together
-from icl_align.run_folder import from_dict
-from icl_align.shares import visible_cores
-from icl_align.terminal import Terminal
+from icl_align.running.checkpoints import Checkpoints, newest_state
+from icl_align.running.devices import learners_folder, set_up_jax
+from icl_align.running.errors import RunError, one_line_errors
+from icl_align.running.evaluation import by_configuration, compute_curves_together
+from icl_align.running.files import write_json
+from icl_align.running.kept import Kept
+from icl_align.running.measuring import Measuring
+from icl_align.running.run import Start, run_together
+from icl_align.running.run_folder import from_dict
+from icl_align.running.shares import visible_cores
+from icl_align.running.signals import StopSignals
+from icl_align.running.terminal import Terminal
 
 PARENT_POLL_SECONDS = 2.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
@@ -84,13 +87,17 @@ def _newest_step(run: Run) -> int:
 
 def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> None:
     """Evaluates trained runs together, under the overrides of another evaluation."""
-    states = [newest_state(run.folder, run.config, terminal.warn)[1] for run in runs]
-    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    found = [newest_state(run.folder, run.config, terminal.warn) for run in runs]
+    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.params for _, s in found))
+    configs = [run.evaluated(under) for run in runs]
+    measuring = Measuring(configs[0], by_configuration(configs, params))
     with StopSignals() as signals:
         found = compute_curves_together(
-            [run.evaluated(under) for run in runs],
-            state,
+            configs,
+            found[0][0],
+            measuring,
             lambda share: signals.stop_if_received("during an evaluation"),
+            Kept(learners_folder()),
         )
     for run, curves in zip(runs, found, strict=True):
         folder = run.evaluation_folder(under)

@@ -11,15 +11,15 @@ from typing import Any
 from flax import nnx
 from markdown_it import MarkdownIt
 
-from experiments.campaign import LEARNED_AGREEMENT, Campaign, Run
-from experiments.claim import Claim
+from experiments.campaign import Campaign, Run
+from experiments.claim import Claim, Learned
 from experiments.figures import claim_figure
 from experiments.judge import LEAST_SEEDS, Finding, Measured, judge
 from icl_align.config import Config, WandbConfig, differences, setting
-from icl_align.files import write_json
-from icl_align.model import num_parameters
-from icl_align.tracking import log_verdicts
-from icl_align.training import build_transformer
+from icl_align.running.files import write_json
+from icl_align.running.tracking import log_verdicts
+from icl_align.running.training import build_network
+from icl_align.transformer import num_parameters
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
@@ -136,7 +136,11 @@ def report_text(
     ]
     for name, claim in campaign.claims.items():
         parts += claim_section(campaign, name, claim, findings[name])
-    parts += ["## How it is judged", _rule(registered, changed), "## What was run"]
+    parts += [
+        "## How it is judged",
+        _rule(registered, changed, campaign.scale.learned),
+        "## What was run",
+    ]
     parts += _account(campaign)
     return "\n\n".join(parts) + "\n"
 
@@ -215,10 +219,14 @@ def _arms_table(campaign: Campaign, claim: Claim) -> str:
 
 def parameters_of(config: Config) -> int:
     """Trainable scalars of a configuration's transformer."""
-    return num_parameters(nnx.eval_shape(lambda: build_transformer(config, 0)))
+    return num_parameters(nnx.eval_shape(lambda: build_network(config, 0)))
 
 
-def _rule(registered: int, changed: list[str]) -> str:
+def _not_learned(learned: Learned | None) -> str:
+    return f", or a comparison of runs none of which has learned {learned.words}" if learned else ""
+
+
+def _rule(registered: int, changed: list[str], learned: Learned | None) -> str:
     when = "All of this was written down (registered.json) before the first run"
     if changed:
         when += f", and changed since for {', '.join(changed)}"
@@ -233,8 +241,7 @@ def _rule(registered: int, changed: list[str]) -> str:
         f"range; their p is corrected for all {registered} judgements after Holm. *Supported*: "
         "inside, corrected p < 0.05, and the 95% bootstrap interval inside as well. "
         f"*Contradicted*: the same, outside. *Undecided*: anything else, fewer than {LEAST_SEEDS} "
-        "seeds, or a comparison of runs none of which has learned to rank (agreement with gradient "
-        f"descent above {LEARNED_AGREEMENT}). The bootstrap interval of 5 seeds is too narrow by "
+        f"seeds{_not_learned(learned)}. The bootstrap interval of 5 seeds is too narrow by "
         "itself (it covers a Gaussian mean in about 83 of 100 samples). "
         f"{when}; `experiments/claim.py` says where the smallest effects that count come from."
     )
@@ -249,7 +256,7 @@ def _account(campaign: Campaign) -> list[str]:
     ]
     config = runs[0].config
     base = campaign.base
-    changed = [setting(key, new) for key, (_, new) in differences(Config(), base).items()]
+    changed = [setting(key, new) for key, (_, new) in differences(type(base)(), base).items()]
     seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
     lines = [
         f"{len(runs)} configurations, {seeds} each; base: "

@@ -1,27 +1,42 @@
-"""Every option of the simulator: its name, default, meaning and what is allowed.
+"""The options that all worlds share, and how an option is declared and checked.
 
-This is the only place where an option is declared. The command line, `--help`, the checks and the
-defaults of `conf/` all read the dataclasses below. Importing this module is cheap: it needs neither
-JAX nor Hydra.
+An option is declared once, here or in the `options.py` of its world. The command line, `--help`,
+the checks and the defaults of `conf/` all read the dataclasses. Importing this module is cheap: it
+needs neither JAX nor Hydra.
 """
 
+import copy
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any, Optional
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Optional, TypeVar
 
 ATTENTIONS = ("softmax", "linear", "linear_normalized")
-TASKS = ("shared_corruption", "independent_corruption")
-TOKENS = ("triplet", "triplet_norm", "interleaved")
-LOSSES = ("plackett_luce", "bradley_terry", "squared", "cosine")
-LEARNERS = (
-    "transformer",
-    "gradient_descent",
-    "plackett_luce_optimum",
-    "best_attempt",
-    "weighted_average",
-    "least_squares",
-)
+ACTIVATIONS = ("gelu", "gelu_exact", "relu")
+NORMS = ("pre", "pre_post", "none")
+INITIALISATIONS = ("gpt2", "torch")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
+WANDB_MODES = ("online", "offline", "disabled")
+
+# What an option has to do with: what is trained, what is evaluated, and where it is computed.
+TRAINING, EVALUATION, MACHINE = "training", "evaluation", "machine"
+
+Code = TypeVar("Code")
+
+
+def implemented(names: tuple[str, ...], code: Mapping[str, Code]) -> dict[str, Code]:
+    """The table that ties a closed list of names to its code, as a dict.
+
+    Every such list meets its code in one table, and whoever chooses looks it up there.
+
+    Raises:
+      TypeError: a name has no code, or code has no name; so importing the module fails.
+    """
+    if set(code) != set(names):
+        missing, unknown = set(names) - set(code), set(code) - set(names)
+        raise TypeError(f"names without code: {sorted(missing)}; without a name: {sorted(unknown)}")
+    return dict(code)
 
 
 class ConfigError(ValueError):
@@ -55,6 +70,8 @@ def option(
     least: int | float | None = None,
     most: int | float | None = None,
     above: int | float | None = None,
+    of: tuple[str, ...] | None = None,
+    traced: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and its allowed values.
 
@@ -64,38 +81,32 @@ def option(
       choices: the closed list of names the value is taken from.
       least, most: inclusive bounds; for a list, of each entry.
       above: exclusive lower bound.
+      of: what it has to do with, where that is not what its section has to do with.
+      traced: a number that is an argument of the compiled program: changing it compiles nothing
+        anew, and configurations that differ in nothing else train together.
     """
     metadata = {"help": help, "choices": choices, "least": least, "most": most, "above": above}
+    metadata |= {"of": of, "traced": traced}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclasses.dataclass
-class TaskConfig:
-    """How contexts are drawn."""
+def section(options: type, *of: str) -> Any:
+    """A dataclass field that holds the options of the dataclass `options`.
 
-    name: str = option("shared_corruption", "how responses are corrupted", choices=TASKS)
-    dim: int = option(5, "dimension d of queries and responses", least=1)
-    num_responses: int = option(20, "attempts N in a context; 2 is the Bradley-Terry case", least=2)
-    reward_noise: float = option(
-        0.0, "probability that a reward is replaced by a fresh U(0, 1) draw", least=0, most=1
-    )
-    reward_transform: str = option(
-        "identity", "monotone map of the rewards", choices=("identity", "power", "rank")
-    )
-    reward_power: float = option(3.0, "exponent of reward_transform=power", above=0)
-    unit_norm_queries: bool = option(False, "scale every query to norm 1")
-    shown_rewards: str = option(
-        "given",
-        "what the transformer is shown of the rewards; losses always use the given ones",
-        choices=("given", "none", "shuffled"),
-    )
+    Args:
+      options: the section.
+      of: some of TRAINING, EVALUATION and MACHINE. A run that goes on refuses other values of what
+        is of its training, and takes those of its machine from the new start; an evaluation of a
+        finished run may change what is of the evaluation.
+    """
+    return dataclasses.field(default_factory=options, metadata={"of": of})
 
 
 @dataclasses.dataclass
-class ModelConfig:
-    """The transformer; every ablation is one of these fields."""
+class TrunkConfig:
+    """The transformer; every ablation of it is one of these fields, or one of its world's."""
 
     num_layers: int = option(4, "blocks in the trunk", least=1)
     num_heads: int = option(4, "attention heads; must divide width", least=1)
@@ -103,46 +114,18 @@ class ModelConfig:
     attention: str = option("softmax", "attention weights", choices=ATTENTIONS)
     mlp: bool = option(True, "MLP in every block")
     mlp_width: Optional[int] = option(None, "hidden width of the MLP; null is 4 x width", least=1)
-    activation: str = option(
-        "gelu", "of the MLP; gelu is GPT-2's tanh form", choices=("gelu", "gelu_exact", "relu")
-    )
+    activation: str = option("gelu", "of the MLP; gelu is GPT-2's tanh form", choices=ACTIVATIONS)
     norm: str = option(
         "pre",
         "layer norm: before each sublayer; before and after attention's residual; or none",
-        choices=("pre", "pre_post", "none"),
+        choices=NORMS,
     )
     causal: bool = option(
         True, "causal mask; false attends both ways within the attempts seen so far"
     )
-    sees_future: bool = option(
-        False, "one unmasked pass that also reads later attempts (the published variants' leak)"
-    )
-    tokens: str = option(
-        "triplet",
-        "one token an attempt; the same with ||y||^2 beside it; or three as published",
-        choices=TOKENS,
-    )
     positions: bool = option(True, "learned positions")
     init: str = option(
-        "gpt2", "initialisation of the trunk: GPT-2's or PyTorch's", choices=("gpt2", "torch")
-    )
-
-
-@dataclasses.dataclass
-class LossConfig:
-    """What training minimises, averaged over the predictions after min..max attempts."""
-
-    name: str = option(
-        "plackett_luce", "a ranking of the attempts, or regression to the target", choices=LOSSES
-    )
-    score: str = option(
-        "cosine",
-        "score of a response given a prediction",
-        choices=("cosine", "negative_squared_distance"),
-    )
-    min_attempts: int = option(2, "first prediction that is trained on", least=0)
-    max_attempts: Optional[int] = option(
-        None, "last prediction that is trained on; null is task.num_responses", least=0
+        "gpt2", "initialisation of the trunk: GPT-2's or PyTorch's", choices=INITIALISATIONS
     )
 
 
@@ -152,47 +135,29 @@ class TrainConfig:
 
     steps: int = option(600, "optimiser steps", least=1)
     batch_size: int = option(128, "contexts a step", least=1)
-    learning_rate: float = option(2e-3, "peak learning rate of Adam", above=0)
+    learning_rate: float = option(2e-3, "peak learning rate of Adam", above=0, traced=True)
     warmup_fraction: float = option(
         0.1, "share of the steps spent on linear warm-up", least=0, most=1
     )
-    schedule: str = option("cosine", "after the warm-up", choices=("cosine", "constant"))
+    schedule: str = option("cosine", "after the warm-up", choices=SCHEDULES)
     clip_norm: Optional[float] = option(
-        1.0, "largest global gradient norm; null does not clip", above=0
+        1.0, "largest global gradient norm; null does not clip", above=0, traced=True
     )
     log_every: int = option(10, "steps between two rows of metrics.jsonl", least=1)
     precision: str = option(
         "default",
         "of matrix products: the device's own; float32; TensorFloat-32; or bfloat16 activations",
-        choices=("default", "float32", "tensorfloat32", "bfloat16"),
+        choices=PRECISIONS,
     )
-    checkpoint_every: int = option(100, "steps between two checkpoints", least=1)
-    keep_checkpoints: int = option(3, "newest checkpoints that are kept", least=2)
-
-
-@dataclasses.dataclass
-class GradientDescentConfig:
-    """The learner `gradient_descent`; the defaults are the published baseline's."""
-
-    optimizer: str = option("adam", "update rule", choices=("adam", "sgd"))
-    learning_rate: float = option(0.1, "step size", above=0)
-    steps: int = option(50, "steps at reward noise 0", least=0)
-    steps_at_full_noise: int = option(
-        25, "steps at reward noise 1; linear in between, rounded down", least=0
-    )
-    init: str = option(
-        "torch", "initial policy: PyTorch's Linear, or zero", choices=("torch", "zero")
-    )
+    checkpoint_every: int = option(100, "steps between two checkpoints", least=1, of=())
+    keep_checkpoints: int = option(3, "newest checkpoints that are kept", least=2, of=())
 
 
 @dataclasses.dataclass
 class EvaluationConfig:
-    """Learners x attempts x reward noise."""
+    """On what the network, and all that it is compared with, are measured."""
 
-    num_contexts: int = option(1024, "contexts at every noise level", least=2)
-    reward_noise: list[float] = option(
-        [0.0, 0.25, 0.5, 0.75, 1.0], "reward-noise levels", least=0, most=1
-    )
+    num_contexts: int = option(1024, "contexts under every condition", least=2)
     batch_size: int = option(
         256, "contexts evaluated at once; halved by itself until they fit in memory", least=1
     )
@@ -239,7 +204,7 @@ class WandbConfig:
     mode: str = option(
         "offline",
         "offline writes to the run folder only",
-        choices=("online", "offline", "disabled"),
+        choices=WANDB_MODES,
     )
     project: str = option("icl_align", "project")
     entity: Optional[str] = option(None, "user or team; null is the account's default")
@@ -249,42 +214,40 @@ class WandbConfig:
 
 @dataclasses.dataclass
 class Config:
-    """All options of `python -m icl_align.train`."""
+    """The options of a run; a world's are its subclass `Options`, in `icl_align.WORLD.options`."""
 
-    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    gradient_descent: GradientDescentConfig = dataclasses.field(
-        default_factory=GradientDescentConfig
-    )
-    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    devices: DevicesConfig = dataclasses.field(default_factory=DevicesConfig)
-    wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
+    world: str = option("alignment", "what is simulated; world=NAME --help lists its options")
+    model: TrunkConfig = section(TrunkConfig, TRAINING)
+    train: TrainConfig = section(TrainConfig, TRAINING)
+    evaluation: EvaluationConfig = section(EvaluationConfig, EVALUATION)
+    devices: DevicesConfig = section(DevicesConfig, MACHINE)
+    wandb: WandbConfig = section(WandbConfig)
     seed: int = option(0, "first training seed", least=0, most=2**31 - 1)
     num_seeds: int = option(1, "seeds trained at once, from seed upwards", least=1)
 
+    measures: ClassVar[Any]  # `world.Measures`: the names of what the world measures
 
-@dataclasses.dataclass
-class TheoryConfig:
-    """All options of `python -m icl_align.theory`."""
+    def check_together(self, trained: Optional["Config"] = None) -> None:
+        """Raises ConfigError if options that are allowed alone do not go together.
 
-    run_dir: Optional[str] = option(
-        None, "compare the transformers of this run with the construction; null builds and tests it"
-    )
-    folder: Optional[str] = option(
-        None, "where results go; null is runs/theory, or theory/ in the run's folder"
-    )
-    seed: int = option(
-        0, "seed of the random problems and of the repairs", least=0, most=2**31 - 2**16
-    )
-    num_problems: int = option(32, "random problems for each line of the exactness table", least=1)
-    repair_steps: int = option(300, "Adam steps of every repair of a knock-out", least=1)
-    repair_seeds: int = option(1, "starts from scratch for each learning rate", least=1, most=2**10)
-    num_contexts: int = option(512, "contexts on which a run is compared; needs run_dir", least=8)
+        Args:
+          trained: the configuration of the finished run that is evaluated under this one; None if
+            this one is to be trained.
+        """
+        model = self.model
+        if model.width % model.num_heads:
+            divisors = [str(n) for n in range(1, model.width + 1) if model.width % n == 0]
+            raise ConfigError(
+                "model.num_heads",
+                model.num_heads,
+                f"must divide model.width={model.width}, so one of {', '.join(divisors)}",
+            )
+        _check_cluster(self.devices)
+        if self.seed + self.num_seeds - 1 > 2**31 - 1:
+            raise ConfigError("num_seeds", self.num_seeds, "seed + num_seeds must stay below 2^31")
 
 
-def leaves(node: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """(dotted key, field, value) of every option; for a class the values are its defaults."""
     node = node() if isinstance(node, type) else node
     for field in dataclasses.fields(node):
@@ -344,40 +307,17 @@ def check_each(options: Any) -> Any:
     return options
 
 
-def check(config: Config) -> Config:
+def check(config: Config, trained: Config | None = None) -> Config:
     """Returns `config` if every option is allowed, alone and together.
+
+    Args:
+      config: the options.
+      trained: as in `Config.check_together`.
 
     Raises:
       ConfigError: naming the first key that is not, its value, and what is allowed.
     """
-    check_each(config)
-    model, loss, task = config.model, config.loss, config.task
-    if model.width % model.num_heads:
-        divisors = [str(n) for n in range(1, model.width + 1) if model.width % n == 0]
-        raise ConfigError(
-            "model.num_heads",
-            model.num_heads,
-            f"must divide model.width={model.width}, so one of {', '.join(divisors)}",
-        )
-    if model.sees_future and model.causal:
-        raise ConfigError("model.sees_future", True, "needs model.causal=false")
-    last = task.num_responses if loss.max_attempts is None else loss.max_attempts
-    if last > task.num_responses:
-        raise ConfigError(
-            "loss.max_attempts", last, f"must be at most task.num_responses={task.num_responses}"
-        )
-    ranking = loss.name in ("plackett_luce", "bradley_terry")
-    if ranking and loss.min_attempts < 2:
-        raise ConfigError(
-            "loss.min_attempts", loss.min_attempts, "must be at least 2: one attempt has no ranking"
-        )
-    if loss.min_attempts > last:
-        raise ConfigError(
-            "loss.min_attempts", loss.min_attempts, f"must be at most the last prediction, {last}"
-        )
-    _check_cluster(config.devices)
-    if config.seed + config.num_seeds - 1 > 2**31 - 1:
-        raise ConfigError("num_seeds", config.num_seeds, "seed + num_seeds must stay below 2^31")
+    check_each(config).check_together(trained)
     return config
 
 
@@ -400,26 +340,54 @@ def _check_cluster(devices: DevicesConfig) -> None:
         raise ConfigError("devices.coordinator", devices.coordinator, "must be HOST:PORT")
 
 
-# Keys that say where a run runs: a run that goes on takes those of the new start.
-OF_THE_MACHINE = ("devices.",)
-# Keys that may change when a run goes on: they do not touch what is trained or logged.
-FREE_ON_RESUME = ("evaluation.", "gradient_descent.", "wandb.", "train.checkpoint_every",
-                  "train.keep_checkpoints", *OF_THE_MACHINE)  # fmt: skip
+def sections(config: Config, what: str) -> list[str]:
+    """Names of the sections that have to do with `what`: TRAINING, EVALUATION or MACHINE."""
+    fields = dataclasses.fields(config)
+    return [field.name for field in fields if what in (field.metadata["of"] or ())]
+
+
+def concerned(config: Config, what: str) -> set[str]:
+    """Keys of the options that have to do with `what`; the world and the seeds are of TRAINING."""
+    found = set()
+    for top in dataclasses.fields(config):
+        if not dataclasses.is_dataclass(getattr(config, top.name)):
+            found |= {top.name} if what == TRAINING else set()
+            continue
+        for key, field, _ in leaves(getattr(config, top.name), f"{top.name}."):
+            of = top.metadata["of"] if field.metadata["of"] is None else field.metadata["of"]
+            found |= {key} if what in of else set()
+    return found
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old value, new value), wherever the two differ."""
     after = {key: value for key, _, value in leaves(new)}
-    return {key: (value, after[key]) for key, _, value in leaves(old) if value != after[key]}
+    return {key: (value, after[key]) for key, _, value in leaves(old) if value != after.get(key)}
 
 
-# Options whose value is an argument of the compiled program: changing them compiles nothing anew.
-TRACED = ("train.learning_rate", "train.clip_norm", "task.reward_noise")
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy with other values of the dotted keys given; they may be traced."""
+    for key, value in values.items():
+        config = _with(config, key.split("."), value)
+    return config
+
+
+def _with(node: Any, path: list[str], value: Any) -> Any:
+    changed = copy.copy(node)  # not through the constructor: a traced number is no float
+    inner = value if len(path) == 1 else _with(getattr(node, path[0]), path[1:], value)
+    setattr(changed, path[0], inner)
+    return changed
+
+
+def traced_values(config: Config) -> dict[str, float]:
+    """Key -> value of the options that are arguments of the compiled program; not of null ones."""
+    values = {key: value for key, field, value in leaves(config) if field.metadata["traced"]}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def program_key(config: Config) -> str:
     """Equal for configurations that can train and be evaluated as one program."""
+    traced = traced_values(config)
     free = ("wandb.", "train.keep_checkpoints")
     parts = {key: value for key, _, value in leaves(config) if not key.startswith(free)}
-    parts |= {key: parts[key] is None for key in TRACED}
-    return repr(parts)
+    return repr(parts | dict.fromkeys(traced))

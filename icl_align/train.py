@@ -5,7 +5,7 @@ python -m icl_align.train [KEY=VALUE ...]; --help lists every option.
 
 import time
 
-from icl_align.cli import run_with_hydra
+from icl_align.running.cli import run_with_hydra
 
 BEGAN = time.time() - time.process_time()  # the start of the process: all it did was compute
 
@@ -16,10 +16,10 @@ def job(node) -> float:
     Returns:
       The loss at the end of training, for a sweeper that searches.
     """
-    from icl_align.shares import keep_share
+    from icl_align.running.shares import keep_share
 
     keep_share()  # before JAX starts its threads
-    from icl_align.run import run_in_hydra_folder
+    from icl_align.running.job import run_in_hydra_folder
 
     return run_in_hydra_folder(node, BEGAN)
 

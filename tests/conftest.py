@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from icl_align.config import TaskConfig
-from icl_align.contexts import sample_contexts
+from icl_align.alignment.contexts import sample_contexts
+from icl_align.alignment.options import TaskConfig
 
 # Programs here run once on tiny arrays: compiling them quickly matters more than their speed.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

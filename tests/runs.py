@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from icl_align.cli import compose_config
-from icl_align.tracking import read_rows
+from icl_align.running.compose import compose_config
+from icl_align.running.tracking import read_rows
 
 ROOT = Path(__file__).parent.parent
 TINY = ["+scale=smoke", "evaluation.reward_noise=[0.0,1.0]", "evaluation.num_contexts=8"]

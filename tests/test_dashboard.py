@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_tracking import wandb_history, wandb_summary
 
-from icl_align.cli import compose_config
 from icl_align.config import EvaluationConfig, WandbConfig
-from icl_align.dashboard import DashboardConfig, build_workspace, main
-from icl_align.run import Start, run
-from icl_align.tracking import log_verdicts, read_rows
+from icl_align.dashboard import main
+from icl_align.running.compose import compose_config
+from icl_align.running.loop import Start
+from icl_align.running.run import run
+from icl_align.running.tracking import log_verdicts, read_rows
+from icl_align.running.workspace import DashboardConfig, build_workspace
 from runs import TINY, finish, start
 
 GROUP = "a campaign"

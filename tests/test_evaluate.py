@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from icl_align import curves as curves_module
+from icl_align.alignment.contexts import sample_contexts, shown_to_transformer
+from icl_align.alignment.metrics import refinement_error
 from icl_align.config import Config, ConfigError
-from icl_align.contexts import evaluation_keys, sample_contexts, shown_to_transformer
-from icl_align.curves import compute_curves
-from icl_align.evaluate import evaluation_config
-from icl_align.metrics import refinement_error
-from icl_align.run import run
-from icl_align.training import init_state, transformer_learner
+from icl_align.running.evaluation import compute_curves
+from icl_align.running.keys import evaluation_keys
+from icl_align.running.reevaluation import evaluation_config
+from icl_align.running.run import run
+from icl_align.running.training import init_state, network_of
 from runs import finish, start, tiny
 
 
@@ -41,7 +42,7 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
     errors = []
     for seed in range(2):
         one = jax.tree.map(lambda leaf, s=seed: leaf[s], state.params)
-        errors.append(refinement_error(transformer_learner(config)(one, shown), contexts))
+        errors.append(refinement_error(network_of(config)(one, shown), contexts))
     curve = curves["learners"]["transformer"]["1.0"]["refinement_error"]
     np.testing.assert_allclose(curve["mean"], np.mean(errors, axis=(0, 1)), atol=1e-5)
     np.testing.assert_allclose(curve["by_seed"], np.mean(errors, axis=1), atol=1e-5)

@@ -1,17 +1,10 @@
 """Refinement grows with the number of attempts."""
 
-from experiments.claim import (
-    ERROR_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
-    refinement_error,
-)
+from experiments.alignment import ERROR_THAT_COUNTS, AlignmentScale, refinement_error
+from experiments.claim import Arm, Claim, Judgement, above
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """The error falls, and by more than averaging the attempts, without their rewards, gains."""
     full, alike = Arm(), Arm(tuned=False)
     no_reward = Arm(("+ablation=no_reward",), tuned=False)

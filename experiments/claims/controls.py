@@ -1,12 +1,13 @@
 """Controls that must come out negative: rewards removed, rewards shuffled."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, above, agreement, regret
+from experiments.alignment import AlignmentScale, agreement, regret
+from experiments.claim import Arm, Claim, Judgement, above
 
 # How much closer to gradient descent, in cosine, the answer is that does see the rewards.
 APART = 0.5
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """What "tracks gradient descent" asks for must fail where the rewards say nothing."""
     full, removed = Arm(tuned=False), Arm(("+ablation=no_reward",), tuned=False)
     steps = f"train.steps={scale.steps_to_rank}"

@@ -1,23 +1,20 @@
 """The second data process: every response with a corruption of its own."""
 
-from experiments.claim import (
+from experiments.alignment import (
     AGREEMENT_THAT_COUNTS,
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     agreement,
     refinement_error,
     regret,
 )
+from experiments.claim import Arm, Claim, Judgement, above
 
 INDEPENDENT = "task=independent_corruption"
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Responses no longer lie on a line in the reward, so no regression on a line can help."""
     softmax = Arm((INDEPENDENT,), tuned=False)
     linear = Arm((INDEPENDENT, "+ablation=linear_attn"), tuned=False)

@@ -2,21 +2,17 @@
 
 import dataclasses
 
-from experiments.claim import (
+from experiments.alignment import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     refinement_error,
     regret,
-    within,
 )
+from experiments.claim import Arm, Claim, Judgement, above, within
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """From the shallowest to the deepest of the scale; one wide block has as many parameters."""
     least, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
     few, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]

@@ -1,12 +1,13 @@
 """Outside the training distribution."""
 
-from experiments.claim import AGREEMENT_THAT_COUNTS, Arm, Claim, Judgement, Scale, above, agreement
+from experiments.alignment import AGREEMENT_THAT_COUNTS, AlignmentScale, agreement
+from experiments.claim import Arm, Claim, Judgement, above
 
 INDEPENDENT = ("task=independent_corruption",)
 UNIT_NORM = ("task.unit_norm_queries=true",)
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Trained on shared corruption of Gaussian queries, evaluated on two other tasks."""
     full = Arm()
     return Claim(

@@ -1,20 +1,16 @@
 """The transformer does what gradient descent on the ranking loss does."""
 
-from experiments.claim import (
+from experiments.alignment import (
     AGREEMENT_THAT_COUNTS,
     ERROR_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     agreement,
     refinement_error,
-    within,
 )
+from experiments.claim import Arm, Claim, Judgement, above, within
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """The errors are equal, and so are the answers, with and without reward noise."""
     full = Arm()
     descent = {"learner": "gradient_descent"}

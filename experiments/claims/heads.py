@@ -2,21 +2,17 @@
 
 import dataclasses
 
-from experiments.claim import (
+from experiments.alignment import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     refinement_error,
     regret,
-    within,
 )
+from experiments.claim import Arm, Claim, Judgement, above, within
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """The heads share the width, so every arm has the same parameters."""
     one, enough, most = [Arm((f"model.num_heads={heads}",)) for heads in scale.heads]
     enough_alike, most_alike = (dataclasses.replace(arm, tuned=False) for arm in (enough, most))

@@ -1,13 +1,14 @@
 """Beyond the training length."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, agreement, below
+from experiments.alignment import AlignmentScale, agreement
+from experiments.claim import Arm, Claim, Judgement, below
 
 TRAINED_ON = 10
 # The loss of cosine with gradient descent's answers that counts.
 LOSS_THAT_COUNTS = 0.05
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Trained on answers after at most 10 attempts, judged after 15 beside training on all."""
     steps = f"train.steps={scale.steps_to_rank}"
     short = (f"loss.max_attempts={TRAINED_ON}", steps)

@@ -1,19 +1,16 @@
 """The MLP is needed."""
 
-from experiments.claim import (
+from experiments.alignment import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     refinement_error,
     regret,
 )
+from experiments.claim import Arm, Claim, Judgement, above
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Without the MLP a block has a third of its parameters; a wider one has them all."""
     full, without = Arm(), Arm(("+ablation=no_mlp",))
     wide = Arm(("+ablation=no_mlp", f"model.width={scale.width_without_mlp}"), tuned=False)

@@ -1,11 +1,12 @@
 """Ranking or regression: a monotone transform of the rewards moves no ranker."""
 
-from experiments.claim import REGRET_THAT_COUNTS, Arm, Claim, Judgement, Scale, regret, within
+from experiments.alignment import REGRET_THAT_COUNTS, AlignmentScale, regret
+from experiments.claim import Arm, Claim, Judgement, within
 
 CUBED = ("task.reward_transform=power",)
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Rewards are cubed at evaluation only; neither the ranking nor the loss's minimum changes."""
     softmax, linear = Arm(), Arm(("+ablation=linear_attn",))
     return Claim(

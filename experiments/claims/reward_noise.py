@@ -1,18 +1,10 @@
 """Noisy rewards degrade refinement; rewards that are all noise leave nothing of it."""
 
-from experiments.claim import (
-    ERROR_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
-    below,
-    refinement_error,
-)
+from experiments.alignment import ERROR_THAT_COUNTS, AlignmentScale, refinement_error
+from experiments.claim import Arm, Claim, Judgement, above, below
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """The transformer is trained on clean rewards, as published, and evaluated under noise."""
     full = Arm()
     clean, half = refinement_error(full), refinement_error(full, reward_noise=0.5)

@@ -1,19 +1,16 @@
 """Softmax attention is needed; linear attention is worse."""
 
-from experiments.claim import (
+from experiments.alignment import (
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
+    AlignmentScale,
     refinement_error,
     regret,
 )
+from experiments.claim import Arm, Claim, Judgement, above
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Both attentions have the same parameters, so no matched variant is needed."""
     softmax, linear = Arm(), Arm(("+ablation=linear_attn",))
     published = Arm(("+ablation=paper_linear_attn",), tuned=False)

@@ -1,9 +1,10 @@
 """Token layout: one token an attempt, or three as published."""
 
-from experiments.claim import REGRET_THAT_COUNTS, Arm, Claim, Judgement, Scale, above, regret
+from experiments.alignment import REGRET_THAT_COUNTS, AlignmentScale, regret
+from experiments.claim import Arm, Claim, Judgement, above
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: AlignmentScale) -> Claim:
     """Compared after the same steps, each of which costs three times as much with three tokens."""
     steps = f"train.steps={scale.steps_to_rank}"
     triplet = Arm(("model.tokens=triplet", steps), tuned=False)

@@ -8,7 +8,7 @@ from benchmarks.__main__ import BenchmarkOptions, check_options, main
 from benchmarks.contest import ROOT
 from benchmarks.machine import version
 from benchmarks.steps import EAGER, OURS
-from icl_align.cli import options_help
+from icl_align.running.help import options_help
 
 
 def test_help_lists_every_option_without_jax():

@@ -1,10 +1,11 @@
 import jax
 import pytest
 
-from benchmarks.flops import forward_flops, num_tokens, step_flops
-from icl_align.cli import compose_config
-from icl_align.contexts import training_keys
-from icl_align.training import init_state, loss_of
+from benchmarks.flops import forward_flops, step_flops
+from icl_align.alignment.tokens import num_tokens
+from icl_align.running.compose import compose_config
+from icl_align.running.keys import training_keys
+from icl_align.running.training import init_state, loss_of
 
 # Wide, so that products outweigh what the formula leaves out.
 WIDE = ["model.num_layers=2", "model.width=256", "train.batch_size=4", "task.num_responses=12"]

@@ -7,25 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.alignment import agreement, refinement_error, regret
 from experiments.campaign import Campaign, Run, identity
-from experiments.claim import (
-    Arm,
-    Claim,
-    Judgement,
-    Scale,
-    above,
-    agreement,
-    refinement_error,
-    regret,
-)
+from experiments.claim import Arm, Claim, Judgement, Scale, above
 from experiments.engine import run_job
 from experiments.report import page_of, write_report
-from icl_align.checkpoints import newest_state
-from icl_align.cli import RunError
 from icl_align.config import WandbConfig
-from icl_align.curves import compute_curves, compute_curves_together
-from icl_align.run import Start, run, run_together
-from icl_align.training import init_state, members_of
+from icl_align.running.checkpoints import newest_state
+from icl_align.running.errors import RunError
+from icl_align.running.evaluation import compute_curves, compute_curves_together
+from icl_align.running.loop import Start
+from icl_align.running.run import run, run_together
+from icl_align.running.training import init_state, members_of
 from runs import finish, start, tiny, training_rows
 
 OFF = WandbConfig(mode="disabled")

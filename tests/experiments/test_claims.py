@@ -1,12 +1,13 @@
 import pytest
 
 from experiments import claims
+from experiments.alignment import SCALES, regret
 from experiments.campaign import Campaign
-from experiments.claim import SCALES, Arm, Range, above, below, regret, within
+from experiments.claim import Arm, Range, above, below, within
 from experiments.report import parameters_of
-from icl_align.cli import compose_config
-from icl_align.config import LEARNERS, WandbConfig
-from icl_align.metrics import QUANTITIES
+from icl_align.alignment.options import LEARNERS, QUANTITIES
+from icl_align.config import WandbConfig
+from icl_align.running.compose import compose_config
 
 
 @pytest.fixture(scope="module", params=SCALES)

@@ -1,0 +1,124 @@
+"""What the claims of the alignment world share: their readings, effects that count, and sizes."""
+
+import dataclasses
+
+from experiments.claim import Arm, Effect, Learned, Reading, Scale
+from icl_align.alignment.options import Options
+
+# The smallest effects that count, fixed before the campaign's seeds were trained:
+# a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
+# and a hundredth of the regret of a transformer that is shown no rewards (4.1).
+ERROR_THAT_COUNTS = 0.01
+REGRET_THAT_COUNTS = 0.04
+# A transformer "tracks" another learner when the cosine of their answers is above this.
+AGREEMENT_THAT_COUNTS = 0.9
+# Answers that agree with gradient descent's less than that have not learned to rank.
+LEARNED = Learned("agreement", "0.0", 0.5, "to rank (agreement with gradient descent above 0.5)")
+
+
+def refinement_error(arm: Arm, **which) -> Effect:
+    """1 - cos(answer, W x); keywords as of `reading`."""
+    return reading(arm, "refinement_error", **which)
+
+
+def regret(arm: Arm, **which) -> Effect:
+    """Plackett-Luce loss above its minimum; keywords as of `reading`."""
+    return reading(arm, "regret", **which)
+
+
+def agreement(arm: Arm, **which) -> Effect:
+    """cos(answer, gradient descent's); keywords as of `reading`."""
+    return reading(arm, "agreement", **which)
+
+
+def reading(
+    arm: Arm,
+    quantity: str,
+    attempts: int = Options.measures.judged_at,
+    reward_noise: float = 0.0,
+    learner: str = Options.measures.trained,
+    under: tuple[str, ...] = (),
+) -> Effect:
+    """The effect that is one reading.
+
+    Args:
+      arm: which run.
+      quantity: refinement_error, regret or agreement.
+      attempts: how many the context holds.
+      reward_noise: p in [0, 1].
+      learner: one of `icl_align.alignment.options.LEARNERS`.
+      under: as of `Reading`.
+    """
+    return Effect(
+        ((1, Reading(arm, quantity, learner, str(float(reward_noise)), attempts, under)),)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentScale(Scale):
+    """A scale with the sizes that the claims vary.
+
+    Attributes:
+      depths: few blocks, those after which depth saturates, and more.
+      heads: one, those that are enough, and more.
+      width_without_mlp, width_of_one_block: widths at which these variants have the base's
+        number of parameters.
+      steps_to_rank: training steps after which the base has long left the plateau of averaging
+        the attempts.
+    """
+
+    depths: tuple[int, int, int]
+    heads: tuple[int, int, int]
+    width_without_mlp: int
+    width_of_one_block: int
+    steps_to_rank: int
+
+
+SCALES = {
+    "smoke": AlignmentScale(
+        world="alignment",
+        base=(
+            "+scale=smoke",
+            "model.num_layers=2",
+            "model.num_heads=4",
+            "evaluation.reward_noise=[0.0,0.5,1.0]",
+            "evaluation.num_contexts=8",
+        ),
+        learning_rates=(1e-3, 2e-3),
+        learned=LEARNED,
+        learning_rate=2e-3,
+        depths=(1, 2, 3),
+        heads=(1, 2, 4),
+        width_without_mlp=28,
+        width_of_one_block=24,
+        steps_to_rank=20,
+    ),
+    "small": AlignmentScale(
+        world="alignment",
+        base=(
+            "+scale=small",
+            "evaluation.reward_noise=[0.0,0.5,1.0]",
+            "evaluation.num_contexts=1024",
+        ),
+        learning_rates=(1e-3, 2e-3, 4e-3),
+        learned=LEARNED,
+        learning_rate=2e-3,
+        depths=(1, 4, 6),
+        heads=(1, 2, 4),
+        width_without_mlp=112,
+        width_of_one_block=128,
+        steps_to_rank=200,
+    ),
+    "paper": AlignmentScale(
+        world="alignment",
+        base=("+experiment=paper",),
+        learning_rates=(5e-5, 1e-4, 2e-4),
+        learned=LEARNED,
+        learning_rate=1e-4,
+        depths=(5, 15, 20),
+        heads=(1, 3, 6),
+        width_without_mlp=168,
+        width_of_one_block=429,
+        steps_to_rank=3000,
+    ),
+}

@@ -1,0 +1,150 @@
+"""The alignment world as the protocol of `icl_align.world` asks: what `running/` sees of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from icl_align.alignment.contexts import Context, sample_contexts, shown_to_transformer
+from icl_align.alignment.learners import (
+    best_attempt,
+    gradient_descent,
+    gradient_descent_steps,
+    least_squares,
+    optimality_gap,
+    plackett_luce_optimum,
+    weighted_average,
+)
+from icl_align.alignment.losses import training_loss
+from icl_align.alignment.metrics import agreement, refinement_error, regret
+from icl_align.alignment.model import Transformer
+from icl_align.alignment.options import LEARNERS, QUANTITIES, RANKING_LOSSES, Options
+from icl_align.alignment.tokens import num_tokens
+from icl_align.config import implemented
+from icl_align.world import Sample, Untrained
+
+# An optimum whose loss still has a gradient above this norm counts as not converged.
+CONVERGED_GAP = 1e-2
+
+Answers = Float[Array, "b n_plus_1 d"]
+# What answers are compared with.
+Reference = dict[str, Answers]
+
+LEARNER_ANSWERS: dict[str, Callable[[Context, Reference], Answers]] = implemented(
+    LEARNERS[1:],
+    {
+        "gradient_descent": lambda contexts, reference: reference["gradient_descent"],
+        "plackett_luce_optimum": lambda contexts, reference: reference["optimum"],
+        "best_attempt": lambda contexts, reference: best_attempt(contexts),
+        "weighted_average": lambda contexts, reference: weighted_average(contexts),
+        "least_squares": lambda contexts, reference: least_squares(contexts),
+    },
+)
+QUANTITY_FUNCTIONS: dict[str, Callable[..., Float[Array, "b n_plus_1"]]] = implemented(
+    tuple(QUANTITIES),
+    {
+        "refinement_error": lambda answers, contexts, reference, score: refinement_error(
+            answers, contexts
+        ),
+        "regret": lambda answers, contexts, reference, score: regret(
+            answers, reference["optimum"], contexts, score
+        ),
+        "agreement": lambda answers, contexts, reference, score: agreement(
+            answers, reference["gradient_descent"]
+        ),
+    },
+)
+
+
+def quantities(
+    answers: Answers, contexts: Context, reference: Reference, score: str
+) -> dict[str, Float[Array, "b n_plus_1"]]:
+    """All that is measured of a learner's answers, by name."""
+    return {
+        name: quantity(answers, contexts, reference, score)
+        for name, quantity in QUANTITY_FUNCTIONS.items()
+    }
+
+
+class Alignment:
+    """Responses with rewards; the docstrings of `icl_align.world.World` say what each method is."""
+
+    def sample(self, config: Options, keys: Key[Array, " batch"]) -> Sample:
+        """Contexts, cut after the last attempt that is trained on where nothing sees later ones."""
+        contexts = sample_contexts(config.task, keys)
+        shown = shown_to_transformer(config.task, contexts, keys)
+        if not config.model.sees_future:
+            last = config.last_attempts
+            shown = shown._replace(
+                responses=shown.responses[..., :last, :], rewards=shown.rewards[..., :last]
+            )
+        return Sample(shown, contexts)
+
+    def network(self, config: Options, rngs: nnx.Rngs) -> Transformer:
+        """The transformer."""
+        return Transformer(config.model, config.task, rngs=rngs)
+
+    def num_tokens(self, config: Options) -> int:
+        """Up to the last prediction that is trained on."""
+        sees_all = config.model.sees_future
+        attempts = config.task.num_responses if sees_all else config.last_attempts
+        return num_tokens(config.model, attempts)
+
+    def loss(self, config: Options, answers: Answers, given: Context) -> Float[Array, ""]:
+        """The mean of `config.loss` over contexts and attempts."""
+        return training_loss(config.loss, answers, given)
+
+    def conditions(self, config: Options) -> dict[str, Float[Array, ""]]:
+        """The levels of reward noise."""
+        levels = config.evaluation.reward_noise
+        return {str(level): jnp.asarray(level, jnp.float32) for level in levels}
+
+    def untrained(
+        self, config: Options, condition: Float[Array, ""], keys: Key[Array, " b"]
+    ) -> Untrained:
+        """Every learner that needs no training, and the two that answers are compared with."""
+        contexts = sample_contexts(config.task, keys, condition)
+        ranks = config.loss.name in RANKING_LOSSES
+        reference = {
+            "gradient_descent": gradient_descent(
+                contexts,
+                config.gradient_descent,
+                keys,
+                loss=config.loss.name if ranks else "plackett_luce",
+                score=config.loss.score,
+                steps=gradient_descent_steps(config.gradient_descent, condition),
+            ),
+            "optimum": plackett_luce_optimum(contexts, config.loss.score),
+        }
+        measured = {
+            name: quantities(answer(contexts, reference), contexts, reference, config.loss.score)
+            for name, answer in LEARNER_ANSWERS.items()
+        }
+        gap = optimality_gap(reference["optimum"], contexts, config.loss.score)
+        not_converged = jnp.max(gap, axis=-1) > CONVERGED_GAP
+        return Untrained(measured, reference, {"optimum_not_converged": not_converged})
+
+    def trained(
+        self,
+        config: Options,
+        condition: Float[Array, ""],
+        keys: Key[Array, " b"],
+        network: Callable[[Context], Answers],
+        needed: Reference,
+    ) -> dict[str, Float[Array, "b n_plus_1"]]:
+        """The transformer's answers, measured as those of the other learners."""
+        contexts = sample_contexts(config.task, keys, condition)
+        answers = network(shown_to_transformer(config.task, contexts, keys))
+        return quantities(answers, contexts, needed, config.loss.score)
+
+    def figure(self, config: Options, curves: dict[str, Any]) -> Any:
+        """Learners, reward noise, regret and agreement."""
+        # Matplotlib would hold up the first step.
+        from icl_align.alignment.figures import curves_figure, is_published_task
+
+        return curves_figure(curves, is_published_task(config.task))
+
+
+WORLD = Alignment()

@@ -1,0 +1,200 @@
+"""From overrides to a checked `Config`: Hydra composes `conf/`, the options say what is allowed.
+
+Nothing here imports JAX, so that `--help` and a wrong option answer at once.
+"""
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import Any, Optional
+
+from icl_align.config import Config, ConfigError, allowed, check, check_each, leaves
+from icl_align.world import WORLDS, options_of
+
+# In a checkout conf/ stands at the top level; a wheel carries it inside the package.
+_PACKAGE = Path(__file__).parent.parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+DEFAULT_WORLD = "alignment"
+# Groups that are put on top of the defaults: +GROUP=NAME.
+ADDED_GROUPS = ("ablation", "experiment", "scale")
+
+
+def groups() -> dict[str, list[str]]:
+    """Config group -> its choices, from the files of `conf/`."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+    }
+
+
+def register_options() -> None:
+    """Makes the options of every world known to Hydra, as `options/WORLD`."""
+    from hydra.core.config_store import ConfigStore
+
+    for world in WORLDS:
+        node = options_of(world)
+        ConfigStore.instance().store(group="options", name=world, node=node, package="_global_")
+
+
+def to_config(node) -> Config:
+    """A checked Config from Hydra's composed one.
+
+    Raises:
+      ConfigError: an option is not allowed.
+    """
+    from omegaconf import OmegaConf
+
+    return check(OmegaConf.to_object(node))
+
+
+def compose_config(overrides: list[str]) -> Config:
+    """The checked Config of a list of overrides, as Hydra would compose it.
+
+    Raises:
+      ConfigError: naming the override that cannot be used, and what is allowed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_options()
+    parsed = parse_overrides(overrides)
+    check_keys(parsed)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            node = compose("config", overrides=[o for o in overrides if not is_for_hydra(o)])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, parsed) from error
+    return to_config(node)
+
+
+def is_for_hydra(override: str) -> bool:
+    """Whether an override is for Hydra itself."""
+    return override.lstrip("+~").startswith("hydra")
+
+
+def parse_overrides(overrides: list[str]) -> list:
+    """Hydra's own parse of the overrides.
+
+    Raises:
+      ConfigError: one is not of the form key=value.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(OverridesParser.create().parse_override(text))
+        except HydraException as error:
+            key, _, value = text.partition("=")
+            raise ConfigError(key, value, "cannot be read; write KEY=VALUE") from error
+    return parsed
+
+
+def world_named(overrides: list[str]) -> str:
+    """The world that overrides name; the default where they name none, or something else."""
+    named = [text.partition("=")[2] for text in overrides if text.startswith("world=")]
+    return named[-1] if named and named[-1] in WORLDS else DEFAULT_WORLD
+
+
+def _options_named(parsed: list) -> type[Config]:
+    return options_of(world_named([override.input_line for override in parsed]))
+
+
+def check_keys(parsed: list, options: type[Config] | None = None) -> None:
+    """Raises ConfigError for a key that is no option, or a choice its group does not have.
+
+    Args:
+      parsed: Hydra's parse of the overrides.
+      options: of the world, by default the one that the overrides name.
+    """
+    keys = [key for key, _, _ in leaves(options or _options_named(parsed))]
+    for override in parsed:
+        name, text = override.key_or_group, override.value()
+        if is_for_hydra(name):
+            continue
+        if override.is_delete():
+            raise ConfigError(f"~{name}", text, "an option cannot be taken away")
+        if name in {*keys, *groups()} - set(ADDED_GROUPS) and override.is_add():
+            raise ConfigError(f"+{name}", text, f"write {name}={text}")
+        if name in groups():
+            _check_choice(name, override)
+        elif name not in keys:
+            close = difflib.get_close_matches(name, [*keys, *groups()], n=1, cutoff=0.6)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(name, text, f"no such option{hint} (--help lists all)")
+
+
+def _check_choice(group: str, override: Any) -> None:
+    text = override.value()
+    picked = text if isinstance(text, list) else [text]
+    if override.is_sweep_override():
+        picked = list(override.sweep_string_iterator())
+    for choice in picked:
+        # A swept list of ablations arrives as the text "[a,b]".
+        for part in str(choice).strip("[]").split(","):
+            if part.strip() not in groups()[group]:
+                raise ConfigError(group, choice, f"must be one of {', '.join(groups()[group])}")
+    if group in ADDED_GROUPS and not override.is_add():
+        raise ConfigError(group, text, f"write +{group}={text}")
+
+
+def explain(error: Exception, parsed: list) -> ConfigError:
+    """The ConfigError that says what Hydra's or OmegaConf's error means here."""
+    fields = {key: field for key, field, _ in leaves(_options_named(parsed))}
+    key = getattr(error.__cause__ or error, "full_key", None)
+    for override in parsed:
+        if override.key_or_group == key and key in fields:
+            return ConfigError(key, override.value(), f"must be {allowed(fields[key])}")
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    reason = " ".join(f"{error} {cause}".split())
+    value = next((o.input_line.partition("=")[2] for o in parsed if o.key_or_group == key), "")
+    return ConfigError(key or "options", value, reason)
+
+
+def check_folder(key: str, value: str) -> None:
+    """Raises ConfigError where no folder is and none can be made."""
+    folder = Path(value)
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # another process may use it, or be as tidy
+                folder.rmdir()
+    except OSError as error:
+        raise ConfigError(key, value, f"must be a folder or a new one: {error.strerror}") from error
+
+
+def read_options(schema: type, arguments: list[str]) -> Any:
+    """An instance of the dataclass `schema` from KEY=VALUE arguments.
+
+    Raises:
+      ConfigError: naming the argument that cannot be used, and what is allowed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    fields = {key: field for key, field, _ in leaves(schema)}
+    node = OmegaConf.structured(schema)
+    texts = [argument.partition("=") for argument in arguments]
+    for key, equals, text in texts:  # a path may hold what the grammar of overrides would read
+        if equals and key in fields and fields[key].type == Optional[str] and text != "null":
+            if not text:
+                raise ConfigError(key, text, "must not be empty")
+            OmegaConf.update(node, key, text)
+            arguments = [argument for argument in arguments if argument != f"{key}={text}"]
+    for override in parse_overrides(arguments):
+        key, text = override.key_or_group, override.input_line.partition("=")[2]
+        if key not in fields:
+            raise ConfigError(key, text, f"no such option; one of {', '.join(fields)}")
+        if override.is_add() or override.is_delete():
+            raise ConfigError(override.input_line.partition("=")[0], text, f"write {key}=VALUE")
+        if override.is_sweep_override():
+            raise ConfigError(key, text, "cannot be swept here")
+        try:
+            OmegaConf.update(node, key, override.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(key, text, f"must be {allowed(fields[key])}") from error
+    return check_each(OmegaConf.to_object(node))

@@ -1,0 +1,31 @@
+"""What ends a command with one line: its error, and its exit status."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from icl_align.config import ConfigError
+
+USAGE_ERROR = 2  # exit status of a wrong option or a run folder that cannot be used
+SIGNALLED = 128  # with the signal's number added: exit status of a run that a signal stopped
+
+
+class RunError(Exception):
+    """Something that ends a run with one line on the terminal and this exit status."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns a ConfigError or RunError into one line on stderr and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        sys.stderr.write(f"icl_align: error: {error}\n")
+        sys.exit(USAGE_ERROR)
+    except RunError as error:
+        sys.stderr.write(f"icl_align: error: {error}\n")
+        sys.exit(error.status)

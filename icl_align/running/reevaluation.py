@@ -1,0 +1,98 @@
+"""Another evaluation of a trained run: its options, its folder, its curves."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from icl_align.config import EVALUATION, Config, ConfigError, allowed, check, concerned, leaves
+from icl_align.running.checkpoints import newest_state
+from icl_align.running.compose import CONF, check_keys, groups, parse_overrides
+from icl_align.running.devices import learners_folder
+from icl_align.running.evaluation import compute_curves
+from icl_align.running.files import save_figure, write_json
+from icl_align.running.kept import Kept
+from icl_align.running.run_folder import config_of_run
+from icl_align.running.terminal import Terminal
+from icl_align.world import world_of
+
+
+def evaluation_config(trained: Config, overrides: list[str]) -> Config:
+    """The configuration of another evaluation of a trained run.
+
+    Args:
+      trained: the run's configuration.
+      overrides: of options that have to do with evaluation.
+
+    Raises:
+      ConfigError: an override is not allowed, or would need another network.
+    """
+    fields = {key: field for key, field, _ in leaves(trained)}
+    free = concerned(trained, EVALUATION)
+    node = OmegaConf.structured(trained)
+    parsed = parse_overrides(overrides)
+    check_keys(parsed, type(trained))
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        if override.is_sweep_override():
+            raise ConfigError(key, override.input_line.partition("=")[2], "cannot be swept here")
+        try:
+            if key in groups() and any(option.startswith(f"{key}.") for option in free):
+                chosen = OmegaConf.load(CONF / key / f"{value}.yaml")
+                if not {f"{key}.{name}" for name in chosen} <= free:
+                    raise _fixed(key, value, trained)
+                node[key] = OmegaConf.merge(node[key], chosen)
+            elif key in free:
+                OmegaConf.update(node, key, value)
+            else:
+                raise _fixed(key, value, trained)
+        except OmegaConfBaseException as error:
+            raise ConfigError(key, value, f"must be {allowed(fields[key])}") from error
+    return check(OmegaConf.to_object(node), trained)
+
+
+def _fixed(key: str, value: object, trained: Config) -> ConfigError:
+    free = concerned(trained, EVALUATION)
+    names = dict.fromkeys(option.partition(".")[0] for option in sorted(free))
+    every = {key for key, _, _ in leaves(trained) if key.partition(".")[0] in names}
+    but = "".join(f", but not {option}" for option in sorted(every - free))
+    can = " and ".join(f"{name}.*" for name in names)
+    return ConfigError(key, value, f"fixed by the trained run; {can} can change{but}")
+
+
+def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
+    """Where the curves of another evaluation lie, named after its overrides."""
+    name = ",".join(text.replace("/", "_").replace(" ", "") for text in names)
+    return run_dir / "evaluations" / name[:200]
+
+
+def evaluate_again(run_dir: Path, overrides: list[str], terminal: Terminal) -> None:
+    """Evaluates the newest state of a run, and leaves curves.json and curves.png.
+
+    Args:
+      run_dir: the run's folder. The results go there, or with overrides or an unfinished run to a
+        folder below `evaluations/`.
+      overrides: as in `evaluation_config`.
+      terminal: shows how far it is, and the curves.
+
+    Raises:
+      ConfigError: an override is not allowed, or the folder holds no run.
+    """
+    trained = config_of_run(run_dir)
+    config = evaluation_config(trained, overrides)
+    step, state = newest_state(run_dir, trained, terminal.warn)
+    names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
+    folder = evaluation_folder(run_dir, names) if names else run_dir
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def progress(share):
+        terminal.progress("evaluating", 100 * share, 100.0)
+
+    try:
+        curves = compute_curves(config, state, progress, Kept(learners_folder()))
+    finally:
+        terminal.stop_progress()
+    save_figure(world_of(config).figure(config, curves), folder / "curves.png")
+    write_json(folder / "curves.json", curves)
+    terminal.curves_table(config.measures, curves)
+    terminal.say(f"written to {folder}")

@@ -1,0 +1,253 @@
+"""One run in its folder: start or go on, train, evaluate, leave the results.
+
+Signals and clocks of training live here; `training` and `curves` are pure.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from jax.sharding import Mesh
+
+from icl_align.config import Config, ConfigError, program_key
+from icl_align.running.checkpoints import Checkpoints
+from icl_align.running.crew import Crew
+from icl_align.running.devices import leads, learners_folder
+from icl_align.running.errors import USAGE_ERROR, RunError
+from icl_align.running.evaluation import compute_curves_together, is_final
+from icl_align.running.files import save_figure, write_json
+from icl_align.running.kept import Kept
+from icl_align.running.loop import OneRun, Start, train
+from icl_align.running.mesh import make_mesh
+from icl_align.running.run_folder import (
+    config_to_go_on_with,
+    from_dict,
+    refuse_other,
+    saved_config,
+    sole_user_of,
+    write_hydra_files,
+)
+from icl_align.running.signals import StopSignals
+from icl_align.running.terminal import Terminal, changed_options
+from icl_align.running.tracking import Tracker, check_account, start_service
+from icl_align.running.training import TrainState, state_shapes
+from icl_align.world import world_of
+
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, Any]:
+    """Trains `config` in `folder`, going on where an earlier process stopped, and evaluates it.
+
+    Args:
+      config: a checked configuration.
+      folder: the run folder, made when missing.
+      start: overrides, tags and group of the call.
+
+    Returns:
+      The curves, as curves.json holds them.
+
+    Raises:
+      RunError: the folder cannot be used, training diverged, or a signal stopped it.
+      ConfigError: W&B cannot be reached as asked.
+    """
+    (outcome,) = run_together([(config, folder, start or Start())])
+    if isinstance(outcome, RunError):
+        raise outcome
+    return outcome
+
+
+def run_together(
+    runs: Sequence[tuple[Config, Path, Start]],
+) -> list[dict[str, Any] | RunError]:
+    """`run` for several configurations at once, as one program.
+
+    Args:
+      runs: (configuration, folder, start), as for `run`. The configurations are equal but for
+        traced numbers and the names that W&B shows.
+
+    Returns:
+      For each its curves, or what made it fail. A training that diverges does not stop the others.
+
+    Raises:
+      RunError: a folder cannot be used, or a signal stopped all.
+      ConfigError: W&B cannot be reached as asked.
+      ValueError: the configurations cannot train together.
+    """
+    with StopSignals() as signals:
+        crew = Crew(lambda: signals.received is not None)
+        if not leads():
+            status = crew.follow()
+            if status:
+                raise RunError("process 0 of the cluster stopped; see what it says", status)
+            return [{} for _ in runs]
+        status = 1
+        try:
+            outcomes = _lead(runs, crew, signals)
+            status = 0
+            return outcomes
+        except (ConfigError, RunError) as error:
+            status = error.status if isinstance(error, RunError) else USAGE_ERROR
+            raise
+        finally:
+            crew.dismiss(status)
+
+
+def _lead(
+    runs: Sequence[tuple[Config, Path, Start]], crew: Crew, signals: StopSignals
+) -> list[dict[str, Any] | RunError]:
+    terminal = Terminal()
+    check_account(runs[0][0].wandb)
+    group = []
+    for config, folder, start in runs:
+        saved = saved_config(folder)
+        if saved is not None:
+            config = config_to_go_on_with(saved, config, start.overrides)
+            refuse_other(folder, saved, config)
+        group.append(OneRun(config, folder, start))
+    if len({program_key(one.config) for one in group}) > 1:
+        raise ValueError("these configurations do not share a program")
+    mesh = make_mesh(group[0].config, sum(one.config.num_seeds for one in group))
+    try:
+        with contextlib.ExitStack() as stack:
+            for one in group:
+                stack.enter_context(sole_user_of(one.folder))
+            _train_and_evaluate(group, crew, mesh, terminal, signals)
+            return [one.failure or one.curves for one in group]
+    except OSError as error:
+        if error.errno not in OUT_OF_SPACE:
+            raise
+        folders = ", ".join(str(folder) for _, folder, _ in runs)
+        raise RunError(
+            f"{folders}: {os.strerror(error.errno)}; what was saved is kept, "
+            "and the same command goes on from there"
+        ) from error
+    finally:
+        terminal.stop_progress()
+
+
+def _train_and_evaluate(
+    group: list[OneRun], crew: Crew, mesh: Mesh, terminal: Terminal, signals: StopSignals
+) -> None:
+    done = False
+    try:
+        for one in group:
+            resolved = dataclasses.asdict(one.config)
+            keep = one.config.train.keep_checkpoints
+            one.checkpoints = Checkpoints(one.folder / "checkpoints", resolved, keep)
+            for written in one.checkpoints.configs():
+                refuse_other(one.folder, from_dict(written), one.config)
+        start_service(group[0].config.wandb)
+        step, restored = _newest_common_state(group, terminal)
+        configs = [one.config for one in group]
+        crew.begin(configs, mesh, restored)
+        terminal.say(_start_line(configs, mesh, crew.num_parameters))
+        if step:
+            finished = step >= configs[0].train.steps
+            going_on = f"going on at step {step} of {configs[0].train.steps}"
+            terminal.say("training was finished earlier" if finished else going_on)
+        for one in group:
+            write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
+            resolved = dataclasses.asdict(one.config)
+            start = one.start
+            one.tracker = Tracker(one.folder, one.config.wandb, resolved, start.tags, start.group)
+        train(group, crew, step, terminal, signals)
+        for one in group:
+            one.checkpoints.wait()
+        _evaluate(group, crew, terminal, signals)
+        done = True
+    finally:
+        terminal.stop_progress()
+        for one in group:
+            if one.tracker is not None:
+                one.tracker.close(0 if done and one.failure is None else 1)
+            if one.checkpoints is not None:
+                one.checkpoints.close()
+
+
+def _newest_common_state(group: list[OneRun], terminal: Terminal) -> tuple[int, TrainState | None]:
+    """(step, host state) of all members at the newest step of which every run has a whole
+    checkpoint; (0, None) where there is none.
+    """
+    config = group[0].config
+    had = [one.checkpoints.steps() for one in group]
+    newest = config.train.steps
+    if not all(had):
+        return 0, None
+    while True:
+        found = [
+            one.checkpoints.restore_newest(state_shapes(one.config), terminal.warn, newest)
+            for one in group
+        ]
+        for one, steps, state in zip(group, had, found, strict=True):
+            if steps and state is None and len(group) == 1:
+                raise RunError(
+                    f"none of the checkpoints in {one.folder} can be read; start in a new folder"
+                )
+        if None in found:
+            return 0, None
+        if len({step for step, _ in found}) == 1:
+            break
+        newest = min(step for step, _ in found)
+    step = found[0][0]
+    return step, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s for _, s in found))
+
+
+def _start_line(configs: list[Config], mesh: Mesh, parameters: int) -> str:
+    config = configs[0]
+    device = mesh.devices.flat[0]
+    cores = (
+        len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else os.cpu_count()
+    )
+    kind = f"CPU ({cores} cores)" if device.platform == "cpu" else device.device_kind
+    if mesh.size > 1:
+        processes = jax.process_count()
+        kind = f"{mesh.size} x {kind}" + (f" in {processes} processes" if processes > 1 else "")
+    seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+    several = f" x {len(configs)} configurations" if len(configs) > 1 else ""
+    return f"{kind} · {parameters:,} parameters{seeds}{several} · {changed_options(config)}"
+
+
+def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: StopSignals) -> None:
+    config = group[0].config
+    measures = config.measures
+    alive = [place for place, one in enumerate(group) if one.failure is None]
+    for place in alive:
+        path = group[place].folder / "curves.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        group[place].curves = found if found and is_final(group[place].config, found) else None
+    missing = [place for place in alive if group[place].curves is None]
+    if missing:
+
+        def progress(fraction):
+            terminal.progress("evaluating", 100 * fraction, 100.0)
+            crew.wait()
+            if crew.stop_asked:
+                signals.stop("after training, during the evaluation")
+
+        progress(0.0)
+        crew.begin_measuring(missing)
+        configs, step = [group[place].config for place in missing], config.train.steps
+        found = compute_curves_together(configs, step, crew, progress, Kept(learners_folder()))
+        for place, curves in zip(missing, found, strict=True):
+            one = group[place]
+            picture = one.folder / "curves.png"
+            save_figure(world_of(config).figure(one.config, curves), picture)
+            one.tracker.log_curves(step, measures, curves, picture)
+            write_json(one.folder / "curves.json", curves)  # last: where it is, all the rest is
+            one.curves = curves
+    terminal.stop_progress()
+    for place in alive:
+        if len(group) == 1:
+            terminal.curves_table(measures, group[place].curves)
+        terminal.say(f"run folder: {group[place].folder}")

@@ -1,0 +1,110 @@
+"""What a run shows on the terminal: a start line, a progress bar, a table."""
+
+import logging
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from icl_align.config import Config, differences, setting
+from icl_align.world import Measures, options_of
+
+
+def changed_options(config: Config) -> str:
+    """The options that differ from the defaults, as they would be typed."""
+    defaults = options_of(config.world)()
+    changed = [setting(key, new) for key, (_, new) in differences(defaults, config).items()]
+    return ", ".join(changed) or "nothing changed from the defaults"
+
+
+class Terminal:
+    """The outermost voice of a run. Progress bars appear only on a real terminal."""
+
+    def __init__(self) -> None:
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
+        self._console = Console(highlight=False)
+        self._errors = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self._errors,
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = None
+
+    def say(self, line: str) -> None:
+        """One line on stdout, never wrapped."""
+        self._console.print(line, soft_wrap=True, markup=False)
+
+    def warn(self, line: str) -> None:
+        """One line on stderr."""
+        self._errors.print(f"icl_align: {line}", soft_wrap=True, markup=False)
+
+    def progress(self, name: str, done: float, total: float, note: str = "") -> None:
+        """Shows the bar `name` at `done` of `total`; another name starts another bar."""
+        if self._progress.disable:
+            return
+        if self._task is None or self._progress.tasks[-1].description != name:
+            self.stop_progress()
+            self._task = self._progress.add_task(name, total=total, completed=done, note=note)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, note=note)
+
+    def stop_progress(self) -> None:
+        """Takes the bar away."""
+        self._progress.stop()
+        for task in list(self._progress.task_ids):
+            self._progress.remove_task(task)
+        self._task = None
+
+    def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
+        """A table with its first column to the left and the others to the right."""
+        console = self._console
+        if not console.is_terminal:  # a file or a pipe gets unbroken lines
+            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+            console = Console(highlight=False, width=max(80, sum(widths) + 3 * len(widths)))
+        console.print(title, style="italic", soft_wrap=True, markup=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        for place, name in enumerate(header):
+            table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, end="\n\n")
+
+    def curves_table(self, measures: Measures, curves: dict[str, Any]) -> None:
+        """Learners x conditions at the end of the axis, one table for each quantity."""
+        conditions = list(curves["learners"][measures.trained])
+        console = self._console
+        if not console.is_terminal:  # a file or a pipe gets every table on unbroken lines
+            console = Console(highlight=False, width=max(80, 24 + 13 * len(conditions)))
+        last, by = curves[measures.axis][-1], measures.condition.replace("_", " ")
+        for quantity in measures.quantities:
+            title = f"{quantity.replace('_', ' ')} after {last} {measures.axis}, by {by}"
+            console.print(title, style="italic")
+            table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+            table.add_column("learner", no_wrap=True)
+            for condition in conditions:
+                table.add_column(condition, justify="right", no_wrap=True)
+            for name in measures.learners:
+                of_learner = curves["learners"][name]
+                cells = [_cell(of_learner[condition][quantity]) for condition in conditions]
+                table.add_row(name, *cells, style="bold" if name == measures.trained else None)
+            console.print(table, end="\n\n")
+        for flag, words in measures.flags.items():
+            worst = max(curves[flag].values())
+            if worst > 0:
+                self.warn(words.format(share=worst))
+
+
+def _cell(curve: dict[str, list[float]]) -> str:
+    """Mean and half the width of its interval, at the last attempt."""
+    mean, low, high = (curve[name][-1] for name in ("mean", "low", "high"))
+    half = f"{(high - low) / 2:.3f}".removeprefix("0")
+    return f"{mean:z.3f}±{half}"

@@ -1,0 +1,278 @@
+"""Where a run's numbers go: the same rows to metrics.jsonl and to Weights & Biases."""
+
+import contextlib
+import json
+import math
+import secrets
+import threading
+from pathlib import Path
+from typing import Any
+
+from icl_align.config import ConfigError, WandbConfig
+from icl_align.running.compose import groups
+from icl_align.running.files import write_json
+from icl_align.world import Measures
+
+
+def curve_name(measures: Measures, quantity: str, learner: str, condition: str) -> str:
+    """The metric of one curve; `condition` is a key of curves.json, such as "0.25"."""
+    return _without_dots(f"curves/{quantity}/{learner}/{measures.condition_metric}_{condition}")
+
+
+def final_name(measures: Measures, quantity: str, condition: str) -> str:
+    """The metric that holds the trained learner's quantity at `measures.judged_at`."""
+    return _without_dots(f"final/{quantity}/{measures.condition_metric}_{condition}")
+
+
+def _without_dots(name: str) -> str:
+    # W&B takes a dot for nesting, and then forgets the axis and the summary of the metric.
+    return name.replace(".", "_")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+class MetricsFile:
+    """metrics.jsonl: only ever grows; a row that is already there is not written again."""
+
+    def __init__(self, path: Path):
+        rows = read_rows(path)
+        self._known = {self._identity(row) for row in rows}
+        if path.exists():  # drop a line that a kill cut off
+            text = path.read_bytes()
+            with path.open("r+b") as file:
+                file.truncate(text.rfind(b"\n") + 1)
+        self._file = path.open("a")
+
+    @staticmethod
+    def _identity(row: dict[str, Any]) -> int | str:
+        # A step is trained once; curves may be computed again, with other options.
+        return row["step"] if "train/loss" in row else json.dumps(row)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Appends one row, and hands it to the operating system at once."""
+        if self._identity(row) not in self._known:
+            self._known.add(self._identity(row))
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def start_service(config: WandbConfig) -> None:
+    """Starts W&B's own process in the background, so that a `Tracker` need not wait for it."""
+
+    def start():
+        with contextlib.suppress(Exception):  # the Tracker meets it again, and says so
+            import wandb
+
+            wandb.setup()
+
+    if config.mode != "disabled":
+        threading.Thread(target=start, daemon=True).start()
+
+
+class Tracker:
+    """One small interface to both places.
+
+    Args:
+      run_dir: the run folder.
+      config: the W&B options.
+      resolved: the resolved configuration, as nested dicts.
+      tags: ablations and presets.
+      group: the sweep or campaign, or None.
+      job_type: what the run does, by which W&B can filter.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: WandbConfig,
+        resolved: dict[str, Any],
+        tags: list[str],
+        group: str | None,
+        job_type: str = "train",
+    ):
+        self._wandb = None
+        if config.mode != "disabled":
+            identity = _identity(run_dir, tags, config.group or group)
+            resolved = {**resolved, "ablation": _ablation(identity["tags"])}
+            self._wandb = _start_wandb(run_dir, config, identity, resolved, job_type, config.name)
+            for name in ("train/loss", "train/grad_norm"):  # of each seed: one chart shows the mean
+                self._wandb.define_metric(f"{name}/*", hidden=True)
+        self._metrics = MetricsFile(run_dir / "metrics.jsonl")
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row of a training step; `row["step"]` is the W&B step too.
+
+        The W&B summary keeps the last value, under the metric's own name: every batch is fresh, so
+        the smallest loss would only be that of the easiest batch.
+        """
+        self._metrics.log(row)
+        if self._wandb:
+            values = {key: value for key, value in row.items() if key != "step"}
+            self._wandb.log(values, step=row["step"], commit=True)
+
+    def log_curves(
+        self, step: int, measures: Measures, curves: dict[str, Any], picture: Path
+    ) -> None:
+        """The curves as metrics against the world's axis, the headline numbers, and a picture.
+
+        The row at `measures.judged_at` (at the end, where the axis is shorter) also has the trained
+        learner's numbers as `final/...`, which become the summary of the W&B run.
+        """
+        judged = min(measures.judged_at, curves[measures.axis][-1])
+        if self._wandb:
+            _define_curves(self._wandb, measures, curves)
+        for place, at in enumerate(curves[measures.axis]):
+            row: dict[str, Any] = {"step": step, measures.axis: at}
+            for learner, conditions in curves["learners"].items():
+                for condition, quantities in conditions.items():
+                    for quantity, curve in quantities.items():
+                        name = curve_name(measures, quantity, learner, condition)
+                        row[name] = curve["mean"][place]
+                        if learner == measures.trained and at == judged:
+                            row[final_name(measures, quantity, condition)] = row[name]
+            self._metrics.log(row)
+            if self._wandb:
+                del row["step"]
+                self._wandb.log(row, commit=True)
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({"curves_picture": wandb.Image(str(picture))})
+
+    def close(self, exit_code: int = 0) -> None:
+        """Ends both; the W&B run is marked failed by another exit code than 0."""
+        self._metrics.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=exit_code)
+
+
+def check_account(config: WandbConfig) -> None:
+    """Raises ConfigError if W&B is to be online and knows no account; never asks for one."""
+    if config.mode != "online":
+        return
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except wandb.Error as error:
+        raise ConfigError("wandb.mode", "online", " ".join(str(error).split())) from error
+    if not known:
+        raise ConfigError(
+            "wandb.mode",
+            "online",
+            "no account is known; set WANDB_API_KEY, or use offline or disabled",
+        )
+
+
+def log_verdicts(folder: Path, config: WandbConfig, group: str, rows: list[dict[str, Any]]) -> None:
+    """The verdicts of a campaign as a W&B run of their own, in the campaign's group.
+
+    A report that is written again updates the same run. Mode disabled does nothing.
+
+    Args:
+      folder: the campaign's folder; the run's identity stays in its wandb/.
+      config: the W&B options.
+      group: the campaign.
+      rows: one for each judgement, with at least "claim", "judgement", "verdict" and "effect".
+
+    Raises:
+      ConfigError: W&B is to be online and knows no account.
+    """
+    if config.mode == "disabled" or not rows:
+        return
+    check_account(config)
+    import wandb
+
+    rows = [{column: _or_none(value) for column, value in row.items()} for row in rows]
+    columns = list(rows[0])
+    data = [[row[column] for column in columns] for row in rows]
+    identity = _identity(folder, [], config.group or group)
+    with _start_wandb(folder, config, identity, {}, "verdicts", "verdicts") as run:
+        for row in rows:
+            judgement = _without_dots(f"{row['claim']}/{row['judgement']}")
+            run.summary[f"verdict/{judgement}"] = row["verdict"]
+            if row["effect"] is not None:
+                run.summary[f"effect/{judgement}"] = row["effect"]
+        run.log({"verdicts": wandb.Table(columns, data, allow_mixed_types=True)})
+
+
+def _or_none(value: Any) -> Any:
+    # NaN and infinity are no JSON: the browser that draws the table cannot read them.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _identity(folder: Path, tags: list[str], group: str | None) -> dict[str, Any]:
+    """Id, tags and group of the W&B run that lives in `folder`: those it was first started with."""
+    file = folder / "wandb" / "identity.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"id": secrets.token_hex(4), "tags": tags, "group": group})
+    return json.loads(file.read_text())
+
+
+def _ablation(tags: list[str]) -> str:
+    """The ablations among the tags, as one name by which runs are grouped."""
+    return ", ".join(tag for tag in tags if tag in groups()["ablation"]) or "none"
+
+
+def _start_wandb(
+    folder: Path,
+    config: WandbConfig,
+    identity: dict[str, Any],
+    resolved: dict[str, Any],
+    job_type: str,
+    name: str | None,
+):
+    import wandb
+
+    return wandb.init(
+        mode=config.mode,
+        project=config.project,
+        entity=config.entity,
+        name=name,
+        config=resolved,
+        dir=str(folder),
+        job_type=job_type,
+        **identity,
+        resume="allow" if config.mode == "online" else None,
+        reinit="create_new",  # a campaign has several runs open in one process
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def _define_curves(run: Any, measures: Measures, curves: dict[str, Any]) -> None:
+    """Sets axis, charts and summary of the curves.
+
+    By name, one by one: where two patterns match a metric, W&B takes either. Only the trained
+    learner's get charts of their own: the others' do not depend on training. The summary has
+    `final/...` instead of the values at the end of the axis.
+    """
+    run.define_metric(measures.axis, hidden=True, summary="none")
+    for learner, conditions in curves["learners"].items():
+        for condition, quantities in conditions.items():
+            for quantity in quantities:
+                run.define_metric(
+                    curve_name(measures, quantity, learner, condition),
+                    step_metric=measures.axis,
+                    hidden=learner != measures.trained,
+                    summary="none",
+                )
+
+
+def first_not_finite(rows: list[dict[str, Any]]) -> tuple[int, str, float] | None:
+    """(step, name, value) of the first number in `rows` that is NaN or infinite."""
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                return row["step"], name, value
+    return None

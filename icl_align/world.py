@@ -1,0 +1,148 @@
+"""What a world is, and which worlds there are.
+
+A world is a package `icl_align/NAME/` with two modules and a file `conf/world/NAME.yaml`:
+
+    options.py   its class `Options`, a `config.Config`; imported for every `--help`, so without JAX
+    world.py     `WORLD`, an object of the protocol `World` below
+
+Training, checkpoints, devices, tracking, sweeps and reports see nothing else of it.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from icl_align.config import Config, EvaluationConfig
+
+WORLDS = ("alignment",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """One thing that is measured.
+
+    Attributes:
+      label: for the axis of a figure.
+      symlog: whether figures draw it on a logarithmic axis that has a zero.
+    """
+
+    label: str
+    symlog: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """The names of what a world measures: learners x conditions x quantities, against an axis.
+
+    Attributes:
+      axis: what curves are drawn against, a key of curves.json, such as "attempts".
+      axis_label: the same for a figure.
+      judged_at: the place on the axis where the headline numbers are taken.
+      quantities: name -> what it is.
+      learners: the one that is trained first, then those that need no training.
+      condition: the option `evaluation.CONDITION` that lists the conditions.
+      condition_metric: what stands before a condition in the name of a metric.
+      drawn_from: the first place of the axis that figures show.
+      flags: name of a share of the contexts -> what to say where it is above 0, with `{share}`.
+    """
+
+    axis: str
+    axis_label: str
+    judged_at: int
+    quantities: Mapping[str, Quantity]
+    learners: tuple[str, ...]
+    condition: str
+    condition_metric: str
+    drawn_from: int = 0
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def trained(self) -> str:
+        """The learner that is trained."""
+        return self.learners[0]
+
+    def conditions(self, evaluation: EvaluationConfig) -> list[str]:
+        """The conditions as keys of curves.json."""
+        return [str(value) for value in getattr(evaluation, self.condition)]
+
+
+class Sample(NamedTuple):
+    """A batch as a world draws it, arrays with a leading axis of contexts.
+
+    Attributes:
+      shown: what the network reads.
+      given: what its loss reads beside its answers.
+    """
+
+    shown: Any
+    given: Any
+
+
+class Untrained(NamedTuple):
+    """What does not depend on training, of a batch of contexts; leading axis b.
+
+    Attributes:
+      quantities: learner -> quantity -> values [b, x] against the axis, of the learners that need
+        no training.
+      needed: arrays [b, ...] that measuring a network needs, such as the answers it is compared
+        with.
+      flags: name -> which contexts have it [b]; see `Measures.flags`.
+    """
+
+    quantities: dict[str, dict[str, Any]]
+    needed: Any
+    flags: dict[str, Any]
+
+
+class World(Protocol):
+    """What differs between worlds. All of it is pure; `keys` hold one key a context.
+
+    Options that are marked as traced may be tracers in `config`.
+    """
+
+    def sample(self, config: Any, keys: Any) -> Sample:
+        """What is drawn: the training contexts of some keys."""
+
+    def network(self, config: Any, rngs: Any) -> Any:
+        """What reads it: a `flax.nnx.Module`, called with what is shown. Its trunk, if it has one,
+        is an attribute `trunk` of `transformer.Trunk`.
+        """
+
+    def num_tokens(self, config: Any) -> int:
+        """How many tokens of a training context go through the trunk."""
+
+    def loss(self, config: Any, answers: Any, given: Any) -> Any:
+        """What is minimised: a scalar, of the network's answers in float32."""
+
+    def conditions(self, config: Any) -> dict[str, Any]:
+        """Condition -> arrays that tell it from the others; of the same shapes for all."""
+
+    def untrained(self, config: Any, condition: Any, keys: Any) -> Untrained:
+        """What is measured without training."""
+
+    def trained(
+        self, config: Any, condition: Any, keys: Any, network: Any, needed: Any
+    ) -> dict[str, Any]:
+        """What is measured of a network: quantity -> values [b, x].
+
+        Args:
+          config: the options.
+          condition: of one condition.
+          keys: of the contexts.
+          network: what is shown -> answers.
+          needed: of `untrained`, for the same contexts.
+        """
+
+    def figure(self, config: Any, curves: dict[str, Any]) -> Any:
+        """How it is drawn: the `matplotlib.figure.Figure` of a run's curves."""
+
+
+def options_of(world: str) -> type[Config]:
+    """The class of a world's options."""
+    return importlib.import_module(f"icl_align.{world}.options").Options
+
+
+def world_of(config: Config) -> World:
+    """The world that a configuration is of."""
+    return importlib.import_module(f"icl_align.{config.world}.world").WORLD

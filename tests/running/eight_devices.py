@@ -1,0 +1,106 @@
+"""Run by test_devices.py in a process of its own with eight devices; prints what it finds as JSON."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from icl_align.config import ConfigError
+from icl_align.running.crew import Crew
+from icl_align.running.mesh import make_mesh
+from icl_align.running.packing import pack
+from icl_align.running.training import init_state, make_chunk, members_of
+from runs import tiny
+
+STEPS = 3
+MOVING = ["train.learning_rate=1e-3", "train.warmup_fraction=0"]
+# Name -> (options, those of them that only the eight devices get).
+CASES = {
+    "seeds": (["num_seeds=8"], []),
+    "batch": (["train.batch_size=16"], []),
+    "both": (["num_seeds=2", "train.batch_size=12", "model.num_layers=3"], []),
+    "some are idle": (["num_seeds=3", "train.batch_size=9"], []),
+    "slices": (["num_seeds=2", "train.batch_size=16"], ["devices.slice=2"]),
+    "asked for": (
+        ["num_seeds=4", "train.batch_size=16"],
+        ["devices.seeds=2", "devices.batch=2"],
+    ),
+    "bidirectional": (["num_seeds=2", "model.causal=false", "train.batch_size=8"], []),
+}
+WRONG = {
+    "seeds": ["num_seeds=3", "devices.seeds=2"],
+    "batch": ["train.batch_size=9", "devices.batch=2"],
+    "too many": ["num_seeds=16", "devices.seeds=16"],
+    "too many together": ["num_seeds=4", "devices.seeds=4", "devices.batch=4"],
+}
+
+
+def trained(config, devices):
+    mesh = make_mesh(config, config.num_seeds, devices)
+    crew = Crew()
+    crew.begin([config], mesh)
+    metrics = crew.steps(STEPS)
+    leaf = jax.tree.leaves(crew._state.params)[0]
+    shares = sorted((s.index[0].start or 0, s.data.shape[0]) for s in leaf.addressable_shards)
+    operations = crew.compiled().cost_analysis()["flops"]
+    return crew.host_state(), metrics, dict(mesh.shape), shares, operations
+
+
+def difference(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.max(np.abs(x - y))) for x, y in pairs)
+
+
+def compared(options, of_many):
+    common = [*MOVING, *options]
+    config = tiny(*common)
+    alone, metrics_alone, _, _, operations_alone = trained(config, jax.devices()[:1])
+    together, metrics, mesh, shares, operations = trained(tiny(*common, *of_many), jax.devices())
+    return {
+        "mesh": mesh,
+        "shares": shares,
+        "operations": operations / operations_alone,
+        "params": difference(alone.params, together.params),
+        "moved": difference(alone.params, init_state(config).params),
+        "loss": difference(metrics_alone["train/loss"], metrics["train/loss"]),
+        "grad_norm": difference(metrics_alone["train/grad_norm"], metrics["train/grad_norm"]),
+        "steps": together.step.tolist(),
+    }
+
+
+def members_together():
+    """Two members on each of 2 x 4 devices: one by one, and under a vmap, as accelerators do."""
+    config = tiny(*MOVING, "num_seeds=4", "train.batch_size=16", "model.num_layers=2")
+    on_two = tiny("devices.seeds=2", "train.batch_size=16")
+    mesh = make_mesh(on_two, 4, jax.devices())
+    ends = []
+    for one_by_one in (True, False):
+        state = pack(init_state(config), leading=1)
+        chunk = make_chunk(config, STEPS, mesh, one_by_one)
+        state, metrics = chunk(members_of(config), state, STEPS)
+        ends.append((jax.device_get(state.params), jax.device_get(metrics["train/loss"])))
+    (params, losses), (params_together, losses_together) = ends
+    return {
+        "mesh": dict(mesh.shape),
+        "params": difference(params, params_together),
+        "loss": difference(losses, losses_together),
+    }
+
+
+def error_of(options):
+    config = tiny(*options)
+    try:
+        make_mesh(config, config.num_seeds)
+    except ConfigError as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    found = {
+        "devices": len(jax.devices()),
+        "cases": {name: compared(*case) for name, case in CASES.items()},
+        "members together": members_together(),
+        "wrong": {name: error_of(options) for name, options in WRONG.items()},
+    }
+    json.dump(found, sys.stdout)

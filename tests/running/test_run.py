@@ -1,0 +1,289 @@
+"""Whole runs: what they leave, and that nothing stops them for good."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from icl_align.alignment.options import LEARNERS, QUANTITIES
+from icl_align.config import Config
+from icl_align.running.checkpoints import Checkpoints
+from icl_align.running.compose import compose_config
+from icl_align.running.errors import RunError
+from icl_align.running.loop import Start
+from icl_align.running.run import run
+from icl_align.running.run_folder import config_to_go_on_with, saved_config, sole_user_of
+from icl_align.running.training import init_state
+from runs import OFF, ROOT, TINY, finish, start, tiny, training_rows
+
+LONG = ["train.steps=60", "train.checkpoint_every=10", "train.log_every=3"]
+
+
+def final_state(folder, config):
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    return checkpoints.restore_newest(init_state(config))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of LONG, and its configuration."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    config = tiny(*LONG)
+    run(config, folder)
+    return folder, config
+
+
+def assert_same_run(folder, whole):
+    expected_folder, config = whole
+    (step, state), (expected_step, expected) = (
+        final_state(folder, config),
+        final_state(expected_folder, config),
+    )
+    assert step == expected_step == config.train.steps
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert training_rows(folder) == training_rows(expected_folder)
+    assert json.loads((folder / "curves.json").read_text()) == json.loads(
+        (expected_folder / "curves.json").read_text()
+    )
+
+
+def test_a_run_leaves_what_was_promised(whole):
+    folder, config = whole
+    curves = json.loads((folder / "curves.json").read_text())
+    assert curves["attempts"] == [0, 1, 2, 3, 4]
+    assert list(curves["learners"]) == list(LEARNERS)
+    for levels in curves["learners"].values():
+        assert list(levels) == ["0.0", "1.0"]
+        for quantities in levels.values():
+            assert set(quantities) == set(QUANTITIES)
+            for curve in quantities.values():
+                assert len(curve["mean"]) == len(curve["low"]) == len(curve["high"]) == 5
+                for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True):
+                    assert low <= mean <= high
+    rows = training_rows(folder)
+    steps = [row["step"] for row in rows if "train/loss" in row]
+    assert steps == [*range(3, 60, 3), 60]
+    assert {"train/loss", "train/grad_norm", "train/learning_rate"} <= set(rows[0])
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert saved_config(folder) == config
+    assert not list(folder.rglob("*.partial*"))
+
+
+def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
+    folder = tmp_path / "run"
+    command = [*TINY, OFF, *LONG, f"hydra.run.dir={folder}"]
+    delays = random.Random(0)
+    kept, deaths = [], 0
+    while True:
+        process = start(*command, cwd=tmp_path)
+        moment = time.monotonic() + delays.uniform(2.0, 7.0)
+        # The last start lives; the others die at a random moment, or once some rows are written.
+        while deaths < 3 and process.poll() is None and time.monotonic() < moment:
+            time.sleep(0.02)
+            written = training_rows(folder)
+            if deaths > 0 and len(written) > len(kept) + 2:
+                break
+        if deaths < 3 and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            finish(process)
+            deaths += 1
+        else:
+            status, out, err = finish(process)
+            assert status == 0, err
+            break
+        rows = training_rows(folder)
+        assert rows[: len(kept)] == kept  # nothing already logged is lost
+        kept = rows
+    assert deaths > 0
+    assert_same_run(folder, whole)
+
+
+def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
+    folder = tmp_path / "run"
+    # More steps, slowed by checkpoints, so that there is time to stop it; then the same as `whole`.
+    command = [*TINY, OFF, *LONG, "train.checkpoint_every=1", f"hydra.run.dir={folder}"]
+    process = start(*command, cwd=tmp_path)
+    while not training_rows(folder) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+    assert status == 128 + signal.SIGTERM
+    assert len(err.strip().splitlines()) == 1
+    assert "stopped by SIGTERM at step" in err
+    stopped_at = int(err.split("at step ")[1].split(",")[0])
+    assert final_state(folder, whole[1])[0] == stopped_at
+    status, out, err = finish(start(f"hydra.run.dir={folder}", cwd=tmp_path))
+    assert status == 0, err
+    assert f"going on at step {stopped_at}" in out
+    assert_same_run(folder, whole)
+
+
+def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
+    whole, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "curves.json").unlink()
+    newest = max((folder / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    for path in (newest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    run(whole[1], folder)
+    captured = capsys.readouterr()
+    assert "checkpoint 60 is damaged" in captured.err
+    assert "going on at step 50 of 60" in captured.out
+    assert_same_run(folder, whole)
+
+
+def test_a_finished_run_is_not_trained_or_evaluated_again(whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole[0].glob("c*")}
+    run(whole[1], whole[0])
+    after = {path: path.stat().st_mtime_ns for path in whole[0].glob("c*")}
+    before.pop(whole[0] / "checkpoints"), after.pop(whole[0] / "checkpoints")
+    assert before == after
+    assert "transformer" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_and_the_keys_are_named(whole):
+    before = (whole[0] / ".hydra" / "config.yaml").read_bytes()
+    with pytest.raises(RunError) as error:
+        run(tiny(*LONG, "model.width=32", "seed=4"), whole[0])
+    assert error.value.status == 2
+    assert "model.width=32 (was 16)" in str(error.value)
+    assert "seed=4 (was 0)" in str(error.value)
+    assert "train.steps" not in str(error.value)
+    assert (whole[0] / ".hydra" / "config.yaml").read_bytes() == before
+
+
+def test_checkpoints_of_another_configuration_are_refused_without_the_saved_one(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / ".hydra")
+    with pytest.raises(RunError, match=r"model\.width=32 \(was 16\)"):
+        run(tiny(*LONG, "model.width=32"), folder)
+
+
+def test_a_run_goes_on_under_its_own_options_unless_others_are_named():
+    saved = compose_config([*TINY, "model.width=32"])
+    assert config_to_go_on_with(saved, Config(), []) == saved
+    asked = compose_config(["wandb.mode=disabled"])
+    assert config_to_go_on_with(saved, asked, ["wandb.mode=disabled"]).wandb.mode == "disabled"
+    # Naming a default is naming it, and a group names all of its options.
+    other = compose_config(["task=independent_corruption"])
+    assert config_to_go_on_with(other, Config(), []).task.name == "independent_corruption"
+    back = config_to_go_on_with(other, Config(), ["task=shared_corruption"])
+    assert back.task.name == "shared_corruption"
+    named = config_to_go_on_with(saved, Config(), ["model.width=64"])
+    assert named.model.width == 64
+
+
+def test_the_second_process_in_a_folder_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    with sole_user_of(folder):
+        status, _, err = finish(start(*TINY, OFF, f"hydra.run.dir={folder}", cwd=tmp_path))
+    assert status == 2
+    assert "another process is running in this folder" in err
+    assert len(err.strip().splitlines()) == 1
+    assert {path.name for path in folder.iterdir()} <= {".lock"}
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny("train.steps=60", "train.checkpoint_every=5", "train.learning_rate=1e38",
+                  "train.schedule=constant", "train.warmup_fraction=0.5", "train.clip_norm=null",
+                  "model.norm=none")  # fmt: skip
+    with pytest.raises(RunError) as error:
+        run(config, tmp_path / "run")
+    assert "diverged" in str(error.value)
+    assert error.value.status == 1
+    rows = training_rows(tmp_path / "run")
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    found = final_state(tmp_path / "run", config)
+    if found is not None:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[1]))
+
+
+def test_a_sweep_makes_one_run_for_each_value(tmp_path):
+    command = ["-m", *TINY, OFF, "train.steps=2", "+ablation=shallow,no_mlp"]
+    status, _, err = finish(start(*command, f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path))
+    assert status == 0, err
+    configs = [saved_config(tmp_path / "sweep" / name) for name in ("0", "1")]
+    assert [config.model.mlp for config in configs] == [True, False]
+    assert all((tmp_path / "sweep" / name / "curves.json").exists() for name in ("0", "1"))
+
+
+def test_a_job_that_diverges_does_not_end_the_sweep(tmp_path):
+    command = ["-m", *TINY, OFF, "train.steps=6", "model.norm=none", "train.clip_norm=null"]
+    command += ["train.schedule=constant", "train.learning_rate=1e38,1e-3"]
+    status, _, err = finish(start(*command, f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path))
+    assert status == 1
+    assert "diverged" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "sweep" / "1" / "curves.json").exists()
+
+
+def test_a_look_at_a_run_in_the_middle_is_not_taken_for_its_result(tmp_path):
+    folder = tmp_path / "run"
+    config = tiny("train.steps=20", "train.checkpoint_every=10")
+    run(config, folder)
+    shutil.rmtree(folder / "checkpoints" / "20")
+    (folder / "curves.json").unlink()
+    status, _, err = finish(start(f"run_dir={folder}", module="icl_align.evaluate"))
+    assert status == 0, err
+    assert "step 10 of 20" in err
+    assert (folder / "evaluations" / "step_10" / "curves.json").exists()
+    assert not (folder / "curves.json").exists()
+    assert run(config, folder)["step"] == 20
+
+
+def test_other_evaluation_options_evaluate_a_finished_run_again_and_are_logged(tmp_path):
+    folder = tmp_path / "run"
+    run(tiny("train.steps=2"), folder)
+    before = training_rows(folder)
+    again = tiny("train.steps=2", "evaluation.reward_noise=[0.25]")
+    assert list(run(again, folder)["learners"]["transformer"]) == ["0.25"]
+    rows = training_rows(folder)
+    assert rows[: len(before)] == before
+    assert len(rows) == len(before) + 5
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = finish(start(*TINY, OFF, f"hydra.run.dir={tmp_path}/file", cwd=tmp_path))
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "hydra.run.dir" in err
+
+
+def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):
+    # As an installed wheel has it: conf/ in the package, no checkout around.
+    shutil.copytree(ROOT / "icl_align", tmp_path / "site" / "icl_align")
+    shutil.copytree(ROOT / "conf", tmp_path / "site" / "icl_align" / "conf")
+    (tmp_path / "elsewhere").mkdir()
+    process = start(*TINY, OFF, "train.steps=2", cwd=tmp_path / "elsewhere",
+                    env_path=tmp_path / "site")  # fmt: skip
+    status, out, err = finish(process)
+    assert status == 0, err
+    assert list((tmp_path / "elsewhere").glob("runs/*/*/curves.json"))
+
+
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch):
+    import errno
+
+    from icl_align import plots
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plots, "save_curves_figure", full)
+    config = tiny("train.steps=4")
+    with pytest.raises(RunError, match="No space left on device"):
+        run(config, tmp_path / "run", Start())
+    monkeypatch.undo()
+    run(config, tmp_path / "run", Start())
+    assert (tmp_path / "run" / "curves.json").exists()

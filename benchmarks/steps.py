@@ -42,13 +42,12 @@ def fastest_torch(
     Raises:
       Failed: no kind can be built.
     """
+    kind = subject_of(compose_config(overrides)).rival
     with contextlib.ExitStack() as trial:
         workers, said, reasons = {}, {}, []
         for attention in ATTENTIONS:
             arguments = {"overrides": overrides, "compiled": compiled, "attention": attention}
-            worker = trial.enter_context(
-                Worker(subject_of(compose_config(overrides)).rival, **arguments)
-            )
+            worker = trial.enter_context(Worker(kind, **arguments))
             try:
                 said[attention] = build(worker)
                 workers[attention] = worker

@@ -56,6 +56,9 @@ def _sigterm_as_an_exception() -> Iterator[None]:
         _stop_jobs()  # first: joblib kills what its workers have started, and does not wait
         sys.exit(128 + number)
 
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # so it stays, as in a run
+        yield
+        return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield

@@ -11,7 +11,7 @@ Training, checkpoints, devices, tracking, sweeps and reports see nothing else of
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from icl_align.config import Config, EvaluationConfig
 
@@ -95,6 +95,7 @@ class Untrained(NamedTuple):
     flags: dict[str, Any]
 
 
+@runtime_checkable
 class World(Protocol):
     """What differs between worlds. All of it is pure; `keys` hold one key a context.
 

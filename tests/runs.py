@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from icl_align.running.compose import compose_config
@@ -42,6 +43,14 @@ def finish(process, timeout=240):
     """(exit status, stdout, stderr) of a process."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
+
+
+def wait_for(happened, process=None, timeout=240):
+    """Waits until `happened()`, or until the process has ended."""
+    end = time.monotonic() + timeout
+    while not happened() and (process is None or process.poll() is None):
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
 
 
 def training_rows(folder):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ BLOCK = 1024  # what needs no training is kept in files of so many contexts
 Progress = Callable[[float], None]
 
 
+@runtime_checkable
 class Measurer(Protocol):
     """What measures: a `Measuring` on the devices of this process, or a `Crew` on all of them."""
 

@@ -53,11 +53,11 @@ def evaluation_config(trained: Config, overrides: list[str]) -> Config:
 
 def _fixed(key: str, value: object, trained: Config) -> ConfigError:
     free = concerned(trained, EVALUATION)
-    names = dict.fromkeys(option.partition(".")[0] for option in sorted(free))
+    names = sorted({option.partition(".")[0] for option in free})
     every = {key for key, _, _ in leaves(trained) if key.partition(".")[0] in names}
     but = "".join(f", but not {option}" for option in sorted(every - free))
-    can = " and ".join(f"{name}.*" for name in names)
-    return ConfigError(key, value, f"fixed by the trained run; {can} can change{but}")
+    can = ", ".join(f"{name}.*" for name in names)
+    return ConfigError(key, value, f"fixed by the trained run; what can change: {can}{but}")
 
 
 def evaluation_folder(run_dir: Path, names: list[str]) -> Path:

@@ -145,7 +145,7 @@ def _train_and_evaluate(
             one.checkpoints = Checkpoints(one.folder / "checkpoints", resolved, keep)
             for written in one.checkpoints.configs():
                 refuse_other(one.folder, from_dict(written), one.config)
-        start_service(group[0].config.wandb)
+        start_service(group[0].folder, group[0].config.wandb)
         step, restored = _newest_common_state(group, terminal)
         configs = [one.config for one in group]
         crew.begin(configs, mesh, restored)

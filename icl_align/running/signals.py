@@ -8,7 +8,11 @@ from icl_align.running.errors import SIGNALLED, RunError
 
 
 class StopSignals:
-    """While active, SIGTERM and SIGINT ask the run to stop at the next chunk."""
+    """While active, SIGTERM and SIGINT ask the run to stop at the next chunk.
+
+    One that was ignored when the process started, as nohup and the background of a script have it,
+    stays ignored: whoever started it so wants it to outlive what they are sent to.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -16,6 +20,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         self._before = {}
         for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             with contextlib.suppress(ValueError):  # not the main thread: a launcher's worker
                 self._before[number] = signal.signal(number, self._receive)
         return self

@@ -5,7 +5,7 @@ import math
 from icl_align.config import Config
 
 # Tokens of a slice on a CPU; see benchmarks/NOTES.md.
-CPU_TOKENS = 1024
+CPU_TOKENS = 384
 
 
 def slice_size(

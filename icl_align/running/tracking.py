@@ -1,11 +1,16 @@
 """Where a run's numbers go: the same rows to metrics.jsonl and to Weights & Biases."""
 
+import atexit
 import contextlib
 import json
 import math
 import secrets
+import shutil
+import sys
+import tempfile
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from icl_align.config import ConfigError, WandbConfig
@@ -66,14 +71,36 @@ class MetricsFile:
         self._file.close()
 
 
-def start_service(config: WandbConfig) -> None:
+_importing = threading.Lock()
+
+
+def import_wandb(folder: Path) -> ModuleType:
+    """The W&B client, whose temporary files lie below `folder`, where a kill may leave them.
+
+    It makes two folders for them when it is imported, by default among those of all programs.
+    """
+    with _importing:
+        if "wandb" not in sys.modules:
+            own = folder / "wandb" / "tmp"
+            shutil.rmtree(own, ignore_errors=True)  # of a start that was killed
+            own.mkdir(parents=True)
+            atexit.register(shutil.rmtree, own, ignore_errors=True)
+            before, tempfile.tempdir = tempfile.tempdir, str(own.absolute())
+            try:
+                import wandb
+            finally:
+                tempfile.tempdir = before
+        import wandb
+
+        return wandb
+
+
+def start_service(folder: Path, config: WandbConfig) -> None:
     """Starts W&B's own process in the background, so that a `Tracker` need not wait for it."""
 
     def start():
         with contextlib.suppress(Exception):  # the Tracker meets it again, and says so
-            import wandb
-
-            wandb.setup()
+            import_wandb(folder).setup()
 
     if config.mode != "disabled":
         threading.Thread(target=start, daemon=True).start()
@@ -145,9 +172,8 @@ class Tracker:
                 del row["step"]
                 self._wandb.log(row, commit=True)
         if self._wandb:
-            import wandb
-
-            self._wandb.log({"curves_picture": wandb.Image(str(picture))})
+            image = sys.modules["wandb"].Image(str(picture))
+            self._wandb.log({"curves_picture": image})
 
     def close(self, exit_code: int = 0) -> None:
         """Ends both; the W&B run is marked failed by another exit code than 0."""
@@ -191,8 +217,7 @@ def log_verdicts(folder: Path, config: WandbConfig, group: str, rows: list[dict[
     if config.mode == "disabled" or not rows:
         return
     check_account(config)
-    import wandb
-
+    wandb = import_wandb(folder)
     rows = [{column: _or_none(value) for column, value in row.items()} for row in rows]
     columns = list(rows[0])
     data = [[row[column] for column in columns] for row in rows]
@@ -233,9 +258,7 @@ def _start_wandb(
     job_type: str,
     name: str | None,
 ):
-    import wandb
-
-    return wandb.init(
+    return import_wandb(folder).init(
         mode=config.mode,
         project=config.project,
         entity=config.entity,
@@ -246,7 +269,7 @@ def _start_wandb(
         **identity,
         resume="allow" if config.mode == "online" else None,
         reinit="create_new",  # a campaign has several runs open in one process
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=sys.modules["wandb"].Settings(silent=True, console="off"),
     )
 
 

@@ -79,9 +79,9 @@ def test_its_claims_are_judged_and_reported(checkout, tmp_path):
 def test_its_options_are_its_own_and_those_of_other_worlds_are_refused(checkout, tmp_path):
     assert "task.slope=2.0" in run(checkout, "world=toy", "--help")
     assert "task.slope" not in run(checkout, "--help")
-    for refused in ("task.num_responses=3", "loss=cosine"):
+    for refused in ("task.num_responses=3", "loss=cosine", "+ablation=interleaved_tokens"):
         arguments = ["world=toy", refused, f"hydra.run.dir={tmp_path / 'none'}"]
         status, _, err = finish(start(*arguments, cwd=checkout, env_path=checkout))
         assert (status, len(err.splitlines())) == (2, 1), err
-        assert refused.partition("=")[0] in err
+        assert refused.lstrip("+") in err
     assert not (tmp_path / "none").exists()

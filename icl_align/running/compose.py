@@ -4,7 +4,9 @@ Nothing here imports JAX, so that `--help` and a wrong option answer at once.
 """
 
 import contextlib
+import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Optional
 
@@ -110,7 +112,9 @@ def check_keys(parsed: list, options: type[Config] | None = None) -> None:
       parsed: Hydra's parse of the overrides.
       options: of the world, by default the one that the overrides name.
     """
-    keys = [key for key, _, _ in leaves(options or _options_named(parsed))]
+    options = options or _options_named(parsed)
+    keys = [key for key, _, _ in leaves(options)]
+    sections = {field.name for field in dataclasses.fields(options)}
     for override in parsed:
         name, text = override.key_or_group, override.value()
         if is_for_hydra(name):
@@ -121,6 +125,8 @@ def check_keys(parsed: list, options: type[Config] | None = None) -> None:
             raise ConfigError(f"+{name}", text, f"write {name}={text}")
         if name in groups():
             _check_choice(name, override)
+            if name not in {*sections, *ADDED_GROUPS}:
+                raise ConfigError(name, text, f"world={options.world} has no {name}")
         elif name not in keys:
             close = difflib.get_close_matches(name, [*keys, *groups()], n=1, cutoff=0.6)
             hint = f"; did you mean {close[0]}?" if close else ""
@@ -150,6 +156,11 @@ def explain(error: Exception, parsed: list) -> ConfigError:
             return ConfigError(key, override.value(), f"must be {allowed(fields[key])}")
     cause = str(error.__cause__ or "").partition("\n")[0]
     reason = " ".join(f"{error} {cause}".split())
+    sets = re.search(r"In '(\w+)/(\w+)': .*full_key: ([\w.]+)", reason)
+    if sets:
+        group, name, key = sets.groups()
+        world = _options_named(parsed).world
+        return ConfigError(group, name, f"sets {key}, which world={world} does not have")
     value = next((o.input_line.partition("=")[2] for o in parsed if o.key_or_group == key), "")
     return ConfigError(key or "options", value, reason)
 

@@ -12,11 +12,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from icl_align.alignment.contexts import Context, Stream
-from icl_align.alignment.losses import normalize, plackett_luce_of_ranked, ranking, ranking_losses
+from icl_align.alignment.losses import SCORE_FUNCTIONS, normalize, ranking, ranking_losses
 from icl_align.alignment.options import INITIAL_POLICIES, OPTIMIZERS, GradientDescentConfig
 from icl_align.config import implemented
 
 NUM_DIRECTIONS = 128  # from which the search for the optimum starts, beside the attempts
+FACTORS = 8  # whose product is taken at once; each is below 1 + 8 N for N attempts
 
 Predictions = Float[Array, "*batch n_plus_1 d"]
 
@@ -175,36 +176,36 @@ def plackett_luce_optimum(
     n = context.rewards.shape[-1]
     order, below = ranking(context.rewards)
     responses = jnp.take_along_axis(context.responses, order[..., None], axis=-2)
-    on_sphere = score == "cosine"
+    on_sphere = SCORE_FUNCTIONS[score].are_cosines
     a = normalize(responses) if on_sphere else 2 * responses
     c = jnp.zeros(a.shape[:-1], a.dtype) if on_sphere else -jnp.sum(responses**2, axis=-1)
     place = jnp.arange(n)
     attempts = jnp.arange(n + 1)
     seen = order[..., None, :] < attempts[:, None]  # [..., m, n]
     # Place i competes with itself and with what ranks below it.
-    rivals = (place == place[:, None]) | (place >= below[..., :, None])
-    rivals = rivals[..., None, :, :] & seen[..., None, :]  # [..., m, i, j]
+    rivals = (place == place[:, None]) | (place >= below[..., :, None])  # [..., i, j]
+    picks = _picks_of_cosines if on_sphere else _picks
 
     def derivatives(y):
         """Loss, gradient, Hessian and "unfinished" at y [..., m, d]; Riemannian on the sphere."""
         s = y @ jnp.swapaxes(a, -1, -2) + c[..., None, :]
-        logits = jnp.where(rivals, s[..., None, :], -jnp.inf)
-        z = jnp.where(seen, jax.nn.logsumexp(logits, axis=-1), 0)
-        beta = jnp.where(seen[..., None], jnp.exp(logits - z[..., None]), 0)
-        means = beta @ a[..., None, :, :]
-        loss = jnp.sum(jnp.where(seen, z - s, 0), axis=-1)
-        excess = jnp.sum(beta, axis=-2)  # how often each place is expected to be picked
+        loss, excess, means = picks(s, a, rivals, seen)
         gradient = (excess - seen) @ a
-        hessian = jnp.einsum("...mj,...jd,...je->...mde", excess, a, a)
-        hessian -= jnp.swapaxes(means, -1, -2) @ means
+        hessian = _second_moment(excess, a) - jnp.swapaxes(means, -1, -2) @ means
         if on_sphere:
             radial = jnp.sum(y * gradient, axis=-1)
             gradient = gradient - radial[..., None] * y
-            tangent = jnp.eye(y.shape[-1], dtype=y.dtype) - y[..., :, None] * y[..., None, :]
+            # Both sides projected on the tangent space, then y y^T so that it can be inverted.
+            hy = (hessian @ y[..., None])[..., 0]
+            outer = (
+                y[..., :, None] * (hy - 0.5 * jnp.sum(y * hy, -1, keepdims=True) * y)[..., None, :]
+            )
+            hessian = hessian - outer - jnp.swapaxes(outer, -1, -2)
             # The sphere's curvature counts only where it helps, so that no step heads for a saddle.
             curvature = jnp.maximum(-radial, 0)[..., None, None]
-            hessian = tangent @ hessian @ tangent + curvature * tangent
-            hessian += y[..., :, None] * y[..., None, :]
+            radial_part = y[..., :, None] * y[..., None, :]
+            identity = jnp.eye(y.shape[-1], dtype=y.dtype)
+            hessian += curvature * (identity - radial_part) + radial_part
         if on_sphere:
             terms = jnp.where(seen[..., None], means - a[..., None, :, :], 0)
             scale = jnp.sqrt(jnp.sum(terms**2, axis=(-2, -1)))
@@ -241,12 +242,71 @@ def plackett_luce_optimum(
     y = best_attempt(context)
     if on_sphere:
         y = _best_direction(normalize(y), a, below, seen)
-    state = _Newton(y, *derivatives(y), jnp.full(y.shape[:-1], 1e-2, y.dtype), jnp.array(0))
+    # The first step stays where it is, whatever the loss there: derivatives are compiled once.
+    shape, d = y.shape[:-1], y.shape[-1]
+    state = _Newton(
+        y=y,
+        loss=jnp.full(shape, 1e30, y.dtype),
+        gradient=jnp.zeros_like(y),
+        hessian=jnp.zeros((*y.shape, d), y.dtype),
+        unfinished=jnp.ones(shape, bool),
+        damping=jnp.full(shape, 8e-2, y.dtype),
+        iteration=jnp.array(0),
+    )
 
     def goes_on(state: _Newton):
-        return (state.iteration < max_iterations) & jnp.any(state.unfinished)
+        return (state.iteration <= max_iterations) & jnp.any(state.unfinished)
 
     return jax.lax.while_loop(goes_on, step, state).y
+
+
+def _picks(
+    scores: Float[Array, "*batch m n"],
+    a: Float[Array, "*batch n d"],
+    rivals: Bool[Array, "*batch n n"],
+    seen: Bool[Array, "*batch m n"],
+) -> tuple[Float[Array, "*batch m"], Float[Array, "*batch m n"], Float[Array, "*batch m n d"]]:
+    """Loss; how often each place is expected to be picked; the mean m_i of a where place i is.
+
+    Args:
+      scores: by place.
+      a: their gradients.
+      rivals: entry [i, j] says whether j competes where i is picked.
+      seen: the places that count.
+    """
+    compete = rivals[..., None, :, :] & seen[..., None, :]  # [..., m, i, j]
+    logits = jnp.where(compete, scores[..., None, :], -jnp.inf)
+    z = jnp.where(seen, jax.nn.logsumexp(logits, axis=-1), 0)
+    beta = jnp.where(seen[..., None], jnp.exp(logits - z[..., None]), 0)
+    loss = jnp.sum(jnp.where(seen, z - scores, 0), axis=-1)
+    return loss, jnp.sum(beta, axis=-2), beta @ a[..., None, :, :]
+
+
+def _picks_of_cosines(
+    scores: Float[Array, "*batch m n"],
+    a: Float[Array, "*batch n d"],
+    rivals: Bool[Array, "*batch n n"],
+    seen: Bool[Array, "*batch m n"],
+) -> tuple[Float[Array, "*batch m"], Float[Array, "*batch m n"], Float[Array, "*batch m n d"]]:
+    """As `_picks`, by sums of exponentials that need no care: no array over pairs and prefixes."""
+    n, d = a.shape[-2:]
+    weights = jnp.where(seen, jnp.exp(scores), 0)
+    among = rivals.astype(a.dtype)
+    sums = jnp.where(seen, weights @ jnp.swapaxes(among, -1, -2), 1)
+    each = jnp.moveaxis(among[..., None] * a[..., None, :, :], -2, -3)  # [..., j, i, d]
+    means = (weights @ each.reshape(*each.shape[:-2], n * d)).reshape(*sums.shape, d)
+    means = jnp.where(seen[..., None], means / sums[..., None], 0)
+    loss = jnp.sum(jnp.where(seen, jnp.log(sums) - scores, 0), axis=-1)
+    return loss, weights * ((seen / sums) @ among), means
+
+
+def _second_moment(
+    weights: Float[Array, "*batch m n"], a: Float[Array, "*batch n d"]
+) -> Float[Array, "*batch m d d"]:
+    """sum_j w_j a_j a_j^T."""
+    outer = a[..., :, None] * a[..., None, :]
+    flat = weights @ outer.reshape(*outer.shape[:-2], -1)
+    return flat.reshape(*weights.shape[:-1], *outer.shape[-2:])
 
 
 def _best_direction(
@@ -269,10 +329,7 @@ def _best_direction(
     around = jnp.broadcast_to(normalize(around), (*a.shape[:-2], NUM_DIRECTIONS, d))
     near = normalize(jnp.concatenate([a, -a], axis=-2) + 0.1 * tilt)
     candidates = jnp.concatenate([near, around], axis=-2)
-    scores = candidates @ jnp.swapaxes(a, -1, -2)  # [..., c, n]
-    losses = plackett_luce_of_ranked(
-        scores[..., None, :, :], below[..., None, None, :], seen[..., :, None, :]
-    )  # [..., m, c]
+    losses = _losses_of_directions(candidates @ jnp.swapaxes(a, -1, -2), below, seen)
     most, least = jnp.max(losses, axis=-1), jnp.min(losses, axis=-1)
     flat = most - least <= 16 * jnp.finfo(losses.dtype).eps * (1 + most)
     known = jnp.ones((*seen.shape[:-1], NUM_DIRECTIONS), bool)
@@ -280,6 +337,48 @@ def _best_direction(
     best = jnp.argmin(jnp.where(known, losses, jnp.inf), axis=-1)
     best = jnp.take_along_axis(candidates, best[..., None], axis=-2)
     return jnp.where(flat[..., None], default, best)
+
+
+def _losses_of_directions(
+    cosines: Float[Array, "*batch c n"],
+    below: Int[Array, "*batch n"],
+    seen: Bool[Array, "*batch m n"],
+) -> Float[Array, "*batch m c"]:
+    """Plackett-Luce loss of every direction after every number of attempts.
+
+    It is log prod_i ( 1 + sum_{j ranked below i} exp(s_j - s_i) ), with one logarithm for several
+    factors.
+
+    Args:
+      cosines: of the attempts by place with each direction, in [-1, 1]: no factor overflows.
+      below: for each place the first place ranked below it.
+      seen: the places that count.
+    """
+    n, padding = below.shape[-1], -below.shape[-1] % FACTORS
+
+    def by_place(array):  # the last first, in groups of FACTORS; what is added counts for nothing
+        array = jnp.flip(jnp.moveaxis(array, -1, 0), 0)
+        array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+        return array.reshape(-1, FACTORS, *array.shape[1:])
+
+    ends = by_place(below == jnp.arange(n) + 1)[..., None, None]  # nothing of equal rank after it
+    weights, inverse = by_place(jnp.exp(cosines)), by_place(jnp.exp(-cosines))
+    counts = by_place(seen)
+
+    def several(carry, group):
+        total, tail, equal = carry
+        product = jnp.ones_like(total)
+        for end, weight, inverted, count in zip(*group, strict=True):
+            tail = jnp.where(end, tail + equal, tail)
+            equal = jnp.where(end, 0, equal)
+            factor = 1 + tail * inverted[..., None, :]
+            product = product * jnp.where(count[..., None], factor, 1)
+            equal = equal + jnp.where(count[..., None], weight[..., None, :], 0)
+        return (total + jnp.log(product), tail, equal), None
+
+    zero = jnp.zeros((*seen.shape[:-1], cosines.shape[-2]), cosines.dtype)
+    (losses, _, _), _ = jax.lax.scan(several, (zero,) * 3, (ends, weights, inverse, counts))
+    return losses
 
 
 def optimality_gap(
@@ -290,7 +389,7 @@ def optimality_gap(
     0 at an optimum. It uses the loss itself, and nothing of the solver.
     """
     attempts = jnp.arange(context.rewards.shape[-1] + 1)
-    if score == "cosine":
+    if SCORE_FUNCTIONS[score].are_cosines:
         predictions = normalize(predictions)
 
     def total(predictions):

@@ -59,17 +59,24 @@ def _up_to_a_shift(
 
 
 class Score(NamedTuple):
-    """A score of responses given predictions: itself, and up to a common shift, for a ranking."""
+    """A score of responses given predictions.
+
+    Attributes:
+      of: the score itself.
+      for_ranking: the same up to a common shift, which no ranking sees.
+      are_cosines: whether it lies in [-1, 1].
+    """
 
     of: Callable[..., Float[Array, "*batch m n"]]
     for_ranking: Callable[..., Float[Array, "*batch m n"]]
+    are_cosines: bool
 
 
 SCORE_FUNCTIONS = implemented(
     SCORES,
     {
-        "cosine": Score(_cosines, _cosines),
-        "negative_squared_distance": Score(_negative_squared_distances, _up_to_a_shift),
+        "cosine": Score(_cosines, _cosines, True),
+        "negative_squared_distance": Score(_negative_squared_distances, _up_to_a_shift, False),
     },
 )
 
@@ -199,15 +206,44 @@ def cosine(
     return 1 - cosine_similarity(predictions, targets)
 
 
-# Of scores and rewards that stand in the order of decreasing reward; `below` is from `ranking`.
+def plackett_luce_of_cosines(
+    cosines: Float[Array, "*batch m n"],
+    below: Int[Array, "*batch n"],
+    where: Bool[Array, "*batch m n"],
+) -> Float[Array, "*batch m"]:
+    """`plackett_luce` of scores in [-1, 1] by place, whose exponentials need no care.
+
+        sum_i log ( 1 + exp(-s_i) sum_{j ranked below i} exp s_j )
+
+    is one product with the mask of what ranks below, where scores of any size need a scan. A place
+    with nothing below it adds exactly 0, and has a gradient of exactly 0.
+
+    Args:
+      cosines: scores by place.
+      below: for each place the first place ranked below it, from `ranking`.
+      where: the places that count.
+    """
+    lower = jnp.arange(below.shape[-1]) >= below[..., :, None]
+    weights = jnp.where(where, jnp.exp(cosines), 0)
+    rest = weights @ jnp.swapaxes(lower.astype(cosines.dtype), -1, -2)
+    return jnp.sum(jnp.where(where, jnp.log1p(rest * jnp.exp(-cosines)), 0), axis=-1)
+
+
+def _plackett_luce(
+    score: str, scores: Array, rewards: Array, below: Array, where: Array
+) -> Float[Array, "*batch m"]:
+    if SCORE_FUNCTIONS[score].are_cosines:
+        return plackett_luce_of_cosines(scores, below, where)
+    return plackett_luce_of_ranked(scores, below[..., None, :], where)
+
+
+# Of scores, rewards and `below` that stand in the order of decreasing reward.
 _RANKED = implemented(
     RANKING_LOSSES,
     {
-        "plackett_luce": lambda scores, rewards, below, where: plackett_luce_of_ranked(
-            scores, below, where
-        ),
-        "bradley_terry": lambda scores, rewards, below, where: bradley_terry(
-            scores, rewards, where
+        "plackett_luce": _plackett_luce,
+        "bradley_terry": lambda score, scores, rewards, below, where: bradley_terry(
+            scores, rewards[..., None, :], where
         ),
     },
 )
@@ -229,7 +265,7 @@ def ranking_losses(
     scores = SCORE_FUNCTIONS[score].for_ranking(predictions, responses)
     rewards = jnp.take_along_axis(context.rewards, order, axis=-1)
     where = order[..., None, :] < attempts[:, None]
-    return _RANKED[name](scores, rewards[..., None, :], below[..., None, :], where)
+    return _RANKED[name](score, scores, rewards, below, where)
 
 
 def _to_target(

@@ -116,7 +116,10 @@ class Measuring:
 
     def shapes(self, size: int) -> Untrained:
         """Shapes and types of what `untrained` returns."""
-        return jax.eval_shape(self._untrained, *self._example(size))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype),
+            self._for_one.out_info,
+        )
 
     def fingerprint(self, condition: str, sample: int) -> str:
         """All that the numbers of `untrained` depend on beside the contexts' numbers, as text.
@@ -124,15 +127,18 @@ class Measuring:
         It is the program itself, for one context, with what it is called with: no option and no
         line of code that matters can be forgotten.
         """
-        values = [
-            np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(self._conditions[condition])
-        ]
-        return f"{self._text}{values}{self._keys[sample]}"
+        leaves = [*jax.tree.leaves(self._conditions[condition]), self._keys[sample]]
+        return f"{self._text} {[leaf.tobytes() for leaf in leaves]}"
+
+    @functools.cached_property
+    def _for_one(self) -> jax.stages.Lowered:
+        """`untrained` for one context, traced but not compiled."""
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(self._untrained_of_slice).lower(*self._example(1))
 
     @functools.cached_property
     def _text(self) -> str:
-        with jax.default_matmul_precision("highest"):
-            program = jax.jit(self._untrained_of_slice).lower(*self._example(1)).as_text()
+        program = self._for_one.as_text()
         return f"{program} {jax.__version__} {jax.lib.__version__} {self._platform}"
 
     # ---------------------------------------------------------------------------------- programs

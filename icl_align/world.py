@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from icl_align.config import Config, EvaluationConfig
+from icl_align.config import Config
 
 WORLDS = ("alignment",)
 
@@ -62,7 +62,7 @@ class Measures:
         """The learner that is trained."""
         return self.learners[0]
 
-    def conditions(self, evaluation: EvaluationConfig) -> list[str]:
+    def conditions(self, evaluation: Any) -> list[str]:
         """The conditions as keys of curves.json."""
         return [str(value) for value in getattr(evaluation, self.condition)]
 

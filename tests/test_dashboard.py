@@ -9,13 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_tracking import wandb_history, wandb_summary
 
-from icl_align.config import EvaluationConfig, WandbConfig
+from icl_align.alignment.options import Options
+from icl_align.config import WandbConfig
 from icl_align.dashboard import main
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
 from icl_align.running.run import run
 from icl_align.running.tracking import log_verdicts, read_rows
-from icl_align.running.workspace import DashboardConfig, build_workspace
+from icl_align.running.workspace import build_workspace, dashboard_options
 from runs import TINY, finish, start
 
 GROUP = "a campaign"
@@ -118,6 +119,7 @@ def metrics_of(spec, *sections):
     return {name for one in sections for panel in panels_of(spec, one) for name in panel["metrics"]}
 
 
+Dashboard = dashboard_options("alignment")
 LINES = ("Training", "Curves by learner")
 
 
@@ -133,24 +135,24 @@ def test_the_workspace_arrives_at_the_server_with_its_sections_and_the_group(tmp
     (condition,) = spec["runSets"][0]["filters"]["filters"]
     assert condition["key"] == {"section": "run", "name": "group"}
     assert (condition["op"], condition["value"]) == ("=", GROUP)
-    assert metrics_of(spec, *LINES) == metrics_of(spec_of(DashboardConfig("me")), *LINES)
+    assert metrics_of(spec, *LINES) == metrics_of(spec_of(Dashboard("me")), *LINES)
     url = f"http://127.0.0.1:{server.http.server_port}/me/sims?nw="
     assert out.startswith(url) and out.count("\n") == 1
     assert sent["name"] == f"nw-{out.strip().removeprefix(url)}-v"
 
 
 def test_every_line_is_a_metric_that_a_real_run_logs(campaign):
-    lines = metrics_of(spec_of(DashboardConfig("me")), *LINES)
+    lines = metrics_of(spec_of(Dashboard("me")), *LINES)
     in_file = {name for row in read_rows(campaign / "run" / "metrics.jsonl") for name in row}
     in_wandb = {name for row in wandb_history(campaign / "run") for name in row}
     assert lines <= in_file
     assert lines <= in_wandb
-    levels = len(EvaluationConfig().reward_noise)
+    levels = len(Options().evaluation.reward_noise)
     assert len(lines) == 4 + 3 * (6 + levels - 1)
 
 
 def test_lines_have_the_axis_that_their_rows_are_logged_against(campaign):
-    spec = spec_of(DashboardConfig("me"))
+    spec = spec_of(Dashboard("me"))
     assert {panel["xAxis"] for panel in panels_of(spec, "Training")} == {"_step"}
     assert {panel["xAxis"] for panel in panels_of(spec, "Curves by learner")} == {"attempts"}
     for row in wandb_history(campaign / "run"):
@@ -158,18 +160,18 @@ def test_lines_have_the_axis_that_their_rows_are_logged_against(campaign):
 
 
 def test_every_bar_and_column_is_in_the_summary_of_a_real_run(campaign):
-    spec = spec_of(DashboardConfig("me"))
+    spec = spec_of(Dashboard("me"))
     summary = wandb_summary(campaign / "run")
     bars = metrics_of(spec, "Ablations")
     columns = spec["runSets"][0]["runFeed"]["columnOrder"]
     columns = {name.removeprefix("summary:") for name in columns if name != "run:displayName"}
-    assert len(bars) == 3 * len(EvaluationConfig().reward_noise)
+    assert len(bars) == 3 * len(Options().evaluation.reward_noise)
     assert len(columns) == 3
     assert bars | columns <= {name for name, value in summary.items() if isinstance(value, float)}
 
 
 def test_the_verdicts_are_the_table_that_a_report_logs(campaign):
-    table, bars = panels_of(spec_of(DashboardConfig("me")), "Verdicts")
+    table, bars = panels_of(spec_of(Dashboard("me")), "Verdicts")
     assert '"val": "verdicts"' in json.dumps(table)
     assert '"value": "verdicts"' in json.dumps(bars["userQuery"])
     assert set(bars["fieldSettings"].values()) <= set(VERDICT)
@@ -181,7 +183,7 @@ def test_the_verdicts_are_the_table_that_a_report_logs(campaign):
     [("ablation", ("config", "ablation.value")), ("name", ("run", "displayName"))],
 )
 def test_runs_and_bars_are_grouped_by_the_same_key(compare, key):
-    spec = spec_of(DashboardConfig("me", compare=compare))
+    spec = spec_of(Dashboard("me", compare=compare))
     (grouping,) = spec["runSets"][0]["grouping"]
     assert (grouping["section"], grouping["name"]) == key
     assert {panel["groupBy"] for panel in panels_of(spec, "Ablations")} == {key[1]}
@@ -189,17 +191,17 @@ def test_runs_and_bars_are_grouped_by_the_same_key(compare, key):
 
 
 def test_without_a_group_all_runs_are_shown():
-    assert spec_of(DashboardConfig("me"))["runSets"][0]["filters"]["filters"] == []
+    assert spec_of(Dashboard("me"))["runSets"][0]["filters"]["filters"] == []
 
 
 @pytest.mark.parametrize("group", ["sweeps/a b", "it's", 'a "b"', "x = 1 or y > 2", "c\\d", "é 🙂"])
 def test_any_group_is_filtered_by_its_own_name(group):
-    (condition,) = spec_of(DashboardConfig("me", group=group))["runSets"][0]["filters"]["filters"]
+    (condition,) = spec_of(Dashboard("me", group=group))["runSets"][0]["filters"]["filters"]
     assert condition["value"] == group
 
 
 def test_other_noise_levels_give_their_own_metrics():
-    spec = spec_of(DashboardConfig("me", reward_noise=[0.125]))
+    spec = spec_of(Dashboard("me", reward_noise=[0.125]))
     assert metrics_of(spec, "Ablations") == {
         f"final/{name}/noise_0_125" for name in ("refinement_error", "regret", "agreement")
     }

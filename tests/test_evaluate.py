@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_align import curves as curves_module
 from icl_align.alignment.contexts import sample_contexts, shown_to_transformer
 from icl_align.alignment.metrics import refinement_error
-from icl_align.config import Config, ConfigError
-from icl_align.running.evaluation import compute_curves
+from icl_align.alignment.options import Options
+from icl_align.config import ConfigError
+from icl_align.running import measuring as measuring_module
+from icl_align.running.evaluation import by_configuration, compute_curves
+from icl_align.running.kept import Kept
 from icl_align.running.keys import evaluation_keys
+from icl_align.running.measuring import Measuring
 from icl_align.running.reevaluation import evaluation_config
 from icl_align.running.run import run
 from icl_align.running.training import init_state, network_of
@@ -52,10 +55,12 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained):
 def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, monkeypatch):
     config, state = untrained
     whole = compute_curves(config, state)
-    params = jax.tree.map(lambda leaf: leaf[None], state.params)
-    needed = curves_module._Compiled(config, params)._program(20).memory_analysis()
-    monkeypatch.setattr(curves_module, "available_memory", lambda: needed.temp_size_in_bytes // 2)
-    assert curves_module._Compiled(config, params).size <= 10
+    params = by_configuration([config], state.params)
+    for program in measuring_module.PROGRAMS:
+        needed = Measuring(config, params)._program(program, 20).memory_analysis()
+        half = needed.temp_size_in_bytes // 2
+        monkeypatch.setattr(measuring_module, "available_memory", lambda devices, n=half: n)
+        assert Measuring(config, params).fitting_size(program) <= 10
     for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
@@ -63,16 +68,67 @@ def test_a_sample_too_large_for_memory_is_split_and_nothing_changes(untrained, m
 def test_a_device_that_runs_out_of_memory_gets_smaller_batches(untrained, monkeypatch):
     config, state = untrained
     whole = compute_curves(config, state)
-    call = curves_module._Compiled.__call__
 
-    def small_device(self, params, key, first, size, noise):
-        if size > 6:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return call(self, params, key, first, size, noise)
+    def on_a_small_device(method):
+        def call(self, condition, sample, first, size, *needed):
+            if size > 6:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return method(self, condition, sample, first, size, *needed)
 
-    monkeypatch.setattr(curves_module._Compiled, "__call__", small_device)
+        return call
+
+    for name in measuring_module.PROGRAMS:
+        monkeypatch.setattr(Measuring, name, on_a_small_device(getattr(Measuring, name)))
     for a, b in zip(leaves_of(whole), leaves_of(compute_curves(config, state)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_what_needs_no_training_is_computed_once_and_the_next_run_finds_it(
+    untrained, monkeypatch, tmp_path
+):
+    config, state = untrained
+    kept = Kept(tmp_path)
+    first = compute_curves(config, state, kept=kept)
+
+    def computed_again(*_):
+        raise AssertionError("it was kept")
+
+    monkeypatch.setattr(Measuring, "untrained", computed_again)
+    other = state._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, state.params))
+    second = compute_curves(config, other, kept=kept)
+    assert compute_curves(config, state, kept=kept) == first
+    for name, levels in first["learners"].items():
+        assert (second["learners"][name] == levels) == (name != "transformer")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.seed=1",
+        "evaluation.num_contexts=19",
+        "evaluation.own_contexts=true",
+        "task.unit_norm_queries=true",
+        "task.num_responses=3",
+        "task=independent_corruption",
+        "task.reward_transform=rank",
+        "gradient_descent.steps=3",
+        "gradient_descent.learning_rate=0.2",
+        "loss=bradley_terry",
+        "loss.score=negative_squared_distance",
+    ],
+)
+def test_what_is_kept_is_found_for_no_other_contexts_and_learners(override, tmp_path):
+    def keys(*overrides):
+        config = tiny("evaluation.num_contexts=20", "num_seeds=2", *overrides)
+        measuring = Measuring(config, by_configuration([config], init_state(config).params))
+        samples = range(measuring.num_samples)
+        count = config.evaluation.num_contexts
+        return {f"{measuring.fingerprint('0.0', sample)} {count}" for sample in samples}
+
+    assert keys() == keys(
+        "model.num_layers=2", "train.steps=3", "seed=5", "evaluation.batch_size=3"
+    )
+    assert not keys() & keys(override)
 
 
 def test_facts_that_hold_for_every_curve(untrained):
@@ -113,12 +169,12 @@ def test_a_monotone_transform_moves_no_ranker(untrained):
 )
 def test_what_the_trained_run_fixes_cannot_be_changed(override):
     with pytest.raises(ConfigError, match="fixed by the trained run"):
-        evaluation_config(Config(), [override])
+        evaluation_config(Options(), [override])
 
 
 def test_more_attempts_than_learned_positions_are_refused():
     with pytest.raises(ConfigError, match="at most 20"):
-        evaluation_config(Config(), ["task.num_responses=21"])
+        evaluation_config(Options(), ["task.num_responses=21"])
     config = tiny("model.positions=false")
     assert evaluation_config(config, ["task.num_responses=9"]).task.num_responses == 9
 
@@ -126,7 +182,7 @@ def test_more_attempts_than_learned_positions_are_refused():
 @pytest.mark.parametrize("override", ["task.reward_noise=2", "evaluation.num_contexts=x", "task=y"])
 def test_a_bad_value_is_named(override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
-        evaluation_config(Config(), [override])
+        evaluation_config(Options(), [override])
 
 
 def test_the_command_evaluates_a_finished_run_again(tmp_path):

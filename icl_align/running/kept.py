@@ -39,7 +39,8 @@ class Kept:
         """
         path = self._path(depends_on)
         try:
-            with np.load(path, allow_pickle=False) as found:  # checks what it reads by its CRC
+            # It checks what it reads by its CRC, but leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
             os.utime(path)
         except Exception:  # whatever a missing, damaged or unreadable file makes NumPy raise

@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from icl_align import contexts as contexts_module
 from icl_align.alignment.contexts import (
-    STREAMS,
+    Stream,
     add_reward_noise,
     rank_of,
     sample_context,
     sample_contexts,
     shown_to_transformer,
-    stream,
     transform_rewards,
 )
 from icl_align.alignment.options import TASKS, TaskConfig
+from icl_align.running import keys as keys_module
 from icl_align.running.keys import evaluation_key, evaluation_keys, numbered_keys, training_keys
 
 # A distribution that is right passes a Kolmogorov-Smirnov test at this level; keys are fixed.
@@ -164,8 +163,8 @@ def test_corrupt_responses_are_distributed_as_the_target_and_independent_of_it(d
 
 def test_streams_of_one_key_are_all_different():
     key = jax.random.key(0)
-    data = {tuple(np.asarray(jax.random.key_data(stream(key, name)))) for name in STREAMS}
-    assert len(data) == len(STREAMS)
+    data = {tuple(np.asarray(jax.random.key_data(one.of(key)))) for one in Stream}
+    assert len(data) == len(Stream)
 
 
 # ---------------------------------------------------------------------------------- reward noise
@@ -317,9 +316,9 @@ def test_contexts_of_a_training_seeds_own_are_nobody_elses():
 
 
 def test_special_numbers_lie_beyond_every_training_step_and_fit_32_bits():
-    special = (contexts_module.EVALUATION, contexts_module.INITIALISATION)
+    special = (keys_module.EVALUATION, keys_module.INITIALISATION)
     assert len(set(special)) == 2 and all(2**31 <= number < 2**32 for number in special)
-    assert contexts_module.OWN_CONTEXTS + 2**31 - 1 < 2**32
+    assert keys_module.OWN_CONTEXTS + 2**31 - 1 < 2**32
 
 
 # ------------------------------------------------------------------------------ controls on rewards

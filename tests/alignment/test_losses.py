@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from icl_align import losses
+from icl_align.alignment import losses
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.losses import (
     bradley_terry,

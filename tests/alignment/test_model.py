@@ -12,9 +12,9 @@ from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import TOKENS, ModelConfig, TaskConfig
 from icl_align.alignment.tokens import InterleavedTokens, TripletNormTokens, TripletTokens
 from icl_align.config import ATTENTIONS
-from icl_align.model import Attention
 from icl_align.transformer import (
     MLP,
+    Attention,
     Block,
     Trunk,
     _narrowing,

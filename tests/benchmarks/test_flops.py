@@ -2,10 +2,10 @@ import jax
 import pytest
 
 from benchmarks.flops import forward_flops, step_flops
-from icl_align.alignment.tokens import num_tokens
 from icl_align.running.compose import compose_config
 from icl_align.running.keys import training_keys
 from icl_align.running.training import init_state, loss_of
+from icl_align.world import world_of
 
 # Wide, so that products outweigh what the formula leaves out.
 WIDE = ["model.num_layers=2", "model.width=256", "train.batch_size=4", "task.num_responses=12"]
@@ -49,9 +49,13 @@ def test_every_part_grows_as_it_should():
 
 
 def test_tokens_end_with_the_last_trained_prediction():
-    assert num_tokens(compose_config([])) == 21
-    assert num_tokens(compose_config(["+experiment=paper"])) == 3 * 19 + 1
-    assert num_tokens(compose_config(["+experiment=paper", "model.tokens=triplet"])) == 20
+    def num_tokens(*overrides):
+        config = compose_config(list(overrides))
+        return world_of(config).num_tokens(config)
+
+    assert num_tokens() == 21
+    assert num_tokens("+experiment=paper") == 3 * 19 + 1
+    assert num_tokens("+experiment=paper", "model.tokens=triplet") == 20
 
 
 def test_a_pass_for_every_prefix_is_refused():

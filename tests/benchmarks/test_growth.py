@@ -6,6 +6,8 @@ from scipy import stats
 
 from benchmarks.contest import Failed
 from benchmarks.growth import AXES, fit_exponent, largest_half, measure_axis, summarize
+from benchmarks.worlds import subject_of
+from icl_align.alignment.options import Options
 from icl_align.config import leaves
 
 SIZES = [1, 2, 4, 8, 16]
@@ -55,8 +57,8 @@ def test_the_largest_half_is_judged():
 
 
 def test_axes_are_options_with_at_least_four_doublings():
-    keys = [key for key, _, _ in leaves()]
-    for axis, values in AXES.items():
+    keys = [key for key, _, _ in leaves(Options)]
+    for axis, values in {**AXES, **subject_of(Options()).axes}.items():
         assert axis in keys
         assert values[-1] >= 16 * values[0]
 

@@ -182,7 +182,9 @@ def test_curves_of_several_configurations_are_those_of_each():
                     levels["1.0"]["refinement_error"][bound],
                     atol=1e-4,
                 )
-    assert members_of(*configs).learning_rate.tolist() == pytest.approx([2e-3, 2e-3, 0.5, 0.5])
+    assert members_of(*configs).values["train.learning_rate"].tolist() == pytest.approx(
+        [2e-3, 2e-3, 0.5, 0.5]
+    )
 
 
 # ------------------------------------------------------------------------------- the whole campaign

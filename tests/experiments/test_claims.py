@@ -32,8 +32,8 @@ def test_every_reading_is_of_something_that_a_run_gives(campaign):
         for _, reading in claim.readings():
             assert reading.quantity in QUANTITIES
             assert reading.learner in LEARNERS
-            assert reading.reward_noise in campaign.base.evaluation.reward_noise
-            assert reading.attempts <= campaign.most_attempts()
+            assert reading.condition in map(str, campaign.base.evaluation.reward_noise)
+            assert reading.at <= campaign.base.task.num_responses
 
 
 def test_no_claim_is_without_a_figure_a_place_and_a_judgement(campaign):
@@ -91,7 +91,7 @@ def test_effects_add_up_and_change_sign():
     a, b = regret(Arm()), regret(Arm(("model.num_heads=1",)))
     assert (a - b).terms == (*a.terms, (-1, b.terms[0][1]))
     assert (a - (a - b)).terms == ((1, a.terms[0][1]), (-1, a.terms[0][1]), (1, b.terms[0][1]))
-    assert [reading.attempts for _, reading in (a + b).after(3).terms] == [3, 3]
+    assert [reading.at for _, reading in (a + b).moved_to(3).terms] == [3, 3]
 
 
 def test_ranges_read_as_they_are():

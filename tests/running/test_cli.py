@@ -4,9 +4,10 @@ import sys
 import pytest
 import yaml
 
-from icl_align.config import Config, ConfigError, check, differences, leaves
+from icl_align.alignment.options import Options
+from icl_align.config import ConfigError, check, differences, leaves
 from icl_align.running.cli import check_command_line
-from icl_align.running.compose import CONF, compose_config, groups
+from icl_align.running.compose import ADDED_GROUPS, CONF, compose_config, groups
 from icl_align.running.help import help_text
 from runs import ROOT, finish, start
 
@@ -69,7 +70,7 @@ def test_a_sweep_with_one_bad_value_makes_nothing(tmp_path):
 
 
 def test_the_composed_default_is_the_default_of_the_schema():
-    assert differences(Config(), compose_config([])) == {}
+    assert differences(Options(), compose_config([])) == {}
 
 
 def test_the_published_configuration_number_for_number():
@@ -90,12 +91,12 @@ def test_the_published_configuration_number_for_number():
 
 @pytest.mark.parametrize("name", groups()["ablation"])
 def test_an_ablation_changes_one_thing_unless_it_is_the_papers(name):
-    changed = differences(Config(), compose_config([f"+ablation={name}"]))
+    changed = differences(Options(), compose_config([f"+ablation={name}"]))
     assert len(changed) > 1 if name.startswith("paper_") else len(changed) == 1
 
 
 def test_ablations_combine():
-    changed = differences(Config(), compose_config(["+ablation=[linear_attn,no_mlp]"]))
+    changed = differences(Options(), compose_config(["+ablation=[linear_attn,no_mlp]"]))
     assert set(changed) == {"model.attention", "model.mlp"}
 
 
@@ -106,12 +107,12 @@ def test_a_value_on_the_command_line_wins_over_a_preset():
 @pytest.mark.parametrize("group", groups())
 def test_every_choice_composes_to_an_allowed_configuration(group):
     for name in groups()[group]:
-        plus = "" if group in ("task", "model", "loss") else "+"
+        plus = "" if group not in ADDED_GROUPS else "+"
         compose_config([f"{plus}{group}={name}"])
 
 
 def test_every_key_of_conf_is_an_option():
-    keys = {key for key, _, _ in leaves()}
+    keys = {key for key, _, _ in leaves(Options)}
     for path in CONF.glob("*/*.yaml"):
         content = yaml.safe_load(path.read_text()) or {}
         content.pop("defaults", None)
@@ -127,8 +128,8 @@ def test_every_key_of_conf_is_an_option():
 
 
 def test_help_names_every_option_and_every_choice_without_jax():
-    text = help_text()
-    assert all(key in text for key, _, _ in leaves())
+    text = help_text("alignment")
+    assert all(key in text for key, _, _ in leaves(Options))
     assert all(f"{group}={name}" in text for group, names in groups().items() for name in names)
     program = (
         "import sys; sys.argv = ['train', '--help']; from icl_align.train import main; main();"
@@ -138,5 +139,5 @@ def test_help_names_every_option_and_every_choice_without_jax():
 
 
 def test_check_accepts_the_default_and_every_option_has_help():
-    check(Config())
-    assert all(field.metadata["help"] for _, field, _ in leaves())
+    check(Options())
+    assert all(field.metadata["help"] for _, field, _ in leaves(Options))

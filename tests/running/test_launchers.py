@@ -219,7 +219,7 @@ def choices(group):
 @pytest.mark.parametrize("launcher", choices("launcher"))
 def test_every_launcher_composes_and_says_how_it_is_called(launcher):
     check_command_line(["-m", f"hydra/launcher={launcher}"])
-    assert f"hydra/launcher={launcher} " in help_text()
+    assert f"hydra/launcher={launcher} " in help_text("alignment")
     text = (CONF / "hydra" / "launcher" / f"{launcher}.yaml").read_text()
     assert f"# python -m icl_align.train -m hydra/launcher={launcher} " in text
 

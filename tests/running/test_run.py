@@ -10,8 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from icl_align.alignment.options import LEARNERS, QUANTITIES
-from icl_align.config import Config
+from icl_align.alignment.options import LEARNERS, QUANTITIES, Options
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.compose import compose_config
 from icl_align.running.errors import RunError
@@ -171,15 +170,15 @@ def test_checkpoints_of_another_configuration_are_refused_without_the_saved_one(
 
 def test_a_run_goes_on_under_its_own_options_unless_others_are_named():
     saved = compose_config([*TINY, "model.width=32"])
-    assert config_to_go_on_with(saved, Config(), []) == saved
+    assert config_to_go_on_with(saved, Options(), []) == saved
     asked = compose_config(["wandb.mode=disabled"])
     assert config_to_go_on_with(saved, asked, ["wandb.mode=disabled"]).wandb.mode == "disabled"
     # Naming a default is naming it, and a group names all of its options.
     other = compose_config(["task=independent_corruption"])
-    assert config_to_go_on_with(other, Config(), []).task.name == "independent_corruption"
-    back = config_to_go_on_with(other, Config(), ["task=shared_corruption"])
+    assert config_to_go_on_with(other, Options(), []).task.name == "independent_corruption"
+    back = config_to_go_on_with(other, Options(), ["task=shared_corruption"])
     assert back.task.name == "shared_corruption"
-    named = config_to_go_on_with(saved, Config(), ["model.width=64"])
+    named = config_to_go_on_with(saved, Options(), ["model.width=64"])
     assert named.model.width == 64
 
 
@@ -275,12 +274,10 @@ def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch):
     import errno
 
-    from icl_align import plots
-
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(plots, "save_curves_figure", full)
+    monkeypatch.setattr("icl_align.running.run.save_figure", full)
     config = tiny("train.steps=4")
     with pytest.raises(RunError, match="No space left on device"):
         run(config, tmp_path / "run", Start())

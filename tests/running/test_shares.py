@@ -84,7 +84,7 @@ def python(program, **variables):
 # As a job of a sweep with two jobs at once; `launcher` in place of what Hydra composed.
 IN_A_SWEEP = """
 import json, os, sys, threading
-from icl_align import shares
+from icl_align.running import shares
 kind = os.environ.get("KIND", "JoblibLauncher")
 shares._launcher = lambda: {"_target_": kind, "n_jobs": 2, "cpus_per_task": None}
 """

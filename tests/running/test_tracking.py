@@ -4,12 +4,12 @@ import time
 
 import pytest
 
+from icl_align.alignment.options import Options
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
 from icl_align.running.run import run
 from icl_align.running.tracking import (
-    JUDGED_ATTEMPTS,
     MetricsFile,
     Tracker,
     first_not_finite,
@@ -131,7 +131,7 @@ def test_the_headline_numbers_are_the_transformers_curves_where_they_are_judged(
     folder, config = tracked
     curves = json.loads((folder / "curves.json").read_text())["learners"]["transformer"]
     summary = wandb_summary(folder)
-    place = min(JUDGED_ATTEMPTS, config.task.num_responses)
+    place = min(Options.measures.judged_at, config.task.num_responses)
     names = set()
     for noise, quantities in curves.items():
         for quantity, curve in quantities.items():
@@ -151,12 +151,12 @@ def test_headline_numbers_are_taken_at_the_judged_attempts_of_a_longer_context(t
         "learners": {"transformer": {"0.5": {"regret": curve}}},
     }
     tracker = Tracker(tmp_path, WandbConfig(mode="disabled"), {}, [], None)
-    tracker.log_curves(7, curves, tmp_path / "none.png")
+    tracker.log_curves(7, Options.measures, curves, tmp_path / "none.png")
     tracker.close()
     (row,) = [
         row for row in read_rows(tmp_path / "metrics.jsonl") if "final/regret/noise_0_5" in row
     ]
-    assert row["attempts"] == row["final/regret/noise_0_5"] == JUDGED_ATTEMPTS == 15
+    assert row["attempts"] == row["final/regret/noise_0_5"] == Options.measures.judged_at == 15
 
 
 def test_the_summary_has_the_last_training_row_and_no_value_of_a_curve(tracked):

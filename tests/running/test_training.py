@@ -154,10 +154,10 @@ def test_slices_of_a_batch_have_the_gradient_of_the_batch(size):
 @given(st.integers(1, 300), st.integers(1, 64), st.sampled_from(["cpu", "gpu"]))
 def test_a_slice_divides_what_it_is_a_slice_of(num_contexts, most, platform):
     free, bounded = tiny(), tiny(f"devices.slice={most}")
-    assert num_contexts % slice_size(free, 3, num_contexts, platform) == 0
-    bound = slice_size(bounded, 3, num_contexts, platform)
+    assert num_contexts % slice_size(free, 5, 3, num_contexts, platform) == 0
+    bound = slice_size(bounded, 5, 3, num_contexts, platform)
     assert num_contexts % bound == 0 and bound <= most
-    assert slice_size(free, 3, num_contexts, "gpu") == num_contexts
+    assert slice_size(free, 5, 3, num_contexts, "gpu") == num_contexts
 
 
 @pytest.mark.parametrize("leading", [0, 1])
@@ -286,7 +286,7 @@ def test_a_block_with_more_than_parameters_is_refused(monkeypatch):
             super().__init__(config, rngs=rngs)
             self.drop = nnx.Dropout(0.1, rngs=rngs)
 
-    monkeypatch.setattr("icl_align.model.Block", Dropping)
+    monkeypatch.setattr("icl_align.transformer.Block", Dropping)
     with pytest.raises(TypeError, match="nothing but parameters"):
         init_state(tiny("model.num_layers=2"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.model import Transformer
-from icl_align.alignment.options import ModelConfig, TaskConfig
+from icl_align.alignment.options import ModelConfig, Options, TaskConfig
 from icl_align.alignment.theory.assembly import (
     BlockPlan,
     Head,
@@ -21,7 +21,7 @@ from icl_align.alignment.theory.assembly import (
     run,
     run_last_row,
 )
-from icl_align.config import Config, ConfigError
+from icl_align.config import ConfigError
 
 D, N = 2, 4  # dimension and attempts
 # Beside the features of a token, a place that positions fill and one that the network writes.
@@ -35,7 +35,7 @@ def config_for(num_heads=1, num_layers=1, width=12, **options):
     model = ModelConfig(
         num_layers=num_layers, num_heads=num_heads, width=width, tokens="triplet_norm", **options
     )
-    return Config(task=TaskConfig(dim=D, num_responses=N), model=model)
+    return Options(task=TaskConfig(dim=D, num_responses=N), model=model)
 
 
 def network_of(plans, config=None, *, embed=None, positions=None, read_out=None):

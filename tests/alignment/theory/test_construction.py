@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from icl_align.alignment.losses import bradley_terry, plackett_luce
-from icl_align.alignment.options import ModelConfig, TaskConfig
+from icl_align.alignment.options import ModelConfig, Options, TaskConfig
 from icl_align.alignment.theory.assembly import Network, run
 from icl_align.alignment.theory.construction import (
     SHARP,
@@ -25,7 +25,6 @@ from icl_align.alignment.theory.exactness import (
     random_problem,
     relative_errors,
 )
-from icl_align.config import Config
 from icl_align.running.training import init_state, network_of
 
 TOGETHER = 4  # problems of one shape, run by one program
@@ -112,7 +111,7 @@ def every_row(reference, problem, *more):
 def forward(model, dim, num_responses):
     """(params, contexts and queries, stacked) -> predictions: one program for all its networks."""
     task = TaskConfig(dim=dim, num_responses=num_responses)
-    config = Config(task=task, model=ModelConfig(*model))
+    config = Options(task=task, model=ModelConfig(*model))
     return jax.jit(jax.vmap(lambda params, inputs: run(Network(config, params), *inputs)))
 
 

@@ -12,8 +12,8 @@ from icl_align.running.training import init_state, learning_rate_schedule, loss_
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from benchmarks import torch_gpt2
-from benchmarks.torch_worker import Training as TorchTraining
+from benchmarks.alignment import torch_gpt2  # noqa: E402
+from benchmarks.alignment.torch_worker import Training as TorchTraining  # noqa: E402
 
 LAYOUTS = ["triplet", "interleaved"]
 

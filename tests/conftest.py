@@ -2,7 +2,10 @@
 
 import functools
 import os
+import shutil
+import signal
 import tempfile
+import time
 
 import hypothesis
 import jax
@@ -12,14 +15,36 @@ import pytest
 from icl_align.alignment.contexts import sample_contexts
 from icl_align.alignment.options import TaskConfig
 
-# Programs here run once on tiny arrays: compiling them quickly matters more than their speed.
+# What tests rely on is set here, not inherited: a shell that starts them in the background ignores
+# SIGINT, and processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.umask(0o022)
+os.environ |= {"TZ": "UTC", "LC_ALL": "C.UTF-8", "COLUMNS": "80"}
+time.tzset()
+for name in ("PYTHONIOENCODING", "WANDB_MODE", "WANDB_API_KEY", "HYDRA_FULL_ERROR"):
+    os.environ.pop(name, None)
+# One folder for all that tests and their processes leave, removed at the end.
+OWN_FOLDER = "ICL_ALIGN_TESTS"
+if OWN_FOLDER not in os.environ:
+    os.environ[OWN_FOLDER] = tempfile.mkdtemp(prefix="icl_align_tests_")
+    os.environ["TMPDIR"] = os.environ[OWN_FOLDER]
+    os.environ["XDG_CACHE_HOME"] = os.path.join(os.environ[OWN_FOLDER], "cache")
+tempfile.tempdir = None  # it is read anew
+# Programs here run once on tiny arrays: compiling them quickly matters more than their speed. Runs
+# in this process, in the other workers and in processes of their own share what is compiled.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Runs in this process, in the other workers and in processes of their own share what is compiled.
-_CACHE = os.path.join(tempfile.gettempdir(), f"icl_align_tests_{os.getppid()}")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ[OWN_FOLDER], "programs")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_unconfigure(config):
+    """The process that started the others removes the folder."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[OWN_FOLDER], ignore_errors=True)
+
 
 hypothesis.settings.register_profile("icl_align", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("icl_align")

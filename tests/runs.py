@@ -24,12 +24,20 @@ def tiny(*overrides):
     return compose_config([*TINY, OFF, *overrides])
 
 
-def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT, devices=1):
-    """A real process of a command, with its output piped."""
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(*eval(sys.argv[1]))"
+
+
+def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT, devices=1, ignoring=False):
+    """A real process of a command, with its output piped; `ignoring` SIGINT, as in the background
+    of a script.
+    """
     environment = {**os.environ, "PYTHONPATH": str(env_path), "JAX_PLATFORMS": "cpu"}
     environment["JAX_NUM_CPU_DEVICES"] = str(devices)
+    command = [sys.executable, "-m", module, *overrides]
+    if ignoring:
+        command = [sys.executable, "-c", IGNORING, repr((sys.executable, command))]
     return subprocess.Popen(
-        [sys.executable, "-m", module, *overrides],
+        command,
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,

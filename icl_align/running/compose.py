@@ -16,7 +16,7 @@ from icl_align.world import WORLDS, options_of
 # In a checkout conf/ stands at the top level; a wheel carries it inside the package.
 _PACKAGE = Path(__file__).parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-DEFAULT_WORLD = "alignment"
+DEFAULT_WORLD = Config.world
 # Groups that are put on top of the defaults: +GROUP=NAME.
 ADDED_GROUPS = ("ablation", "experiment", "scale")
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Optional
 
 from icl_align.config import ConfigError, WandbConfig, option
+from icl_align.running.compose import DEFAULT_WORLD
 from icl_align.running.errors import RunError
 from icl_align.running.tracking import check_account, curve_name, final_name
 from icl_align.world import WORLDS, Measures, options_of
@@ -34,7 +35,7 @@ class DashboardConfig:
     compare: str = option(
         "ablation", "runs of one ablation, or of one name, are a line or bar", choices=COMPARE
     )
-    world: str = option("alignment", "world of the runs", choices=WORLDS)
+    world: str = option(DEFAULT_WORLD, "world of the runs", choices=WORLDS)
 
 
 def dashboard_options(world: str) -> type[DashboardConfig]:

@@ -7,22 +7,25 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.alignment import agreement, refinement_error, regret
+from experiments.alignment import LEARNED, AlignmentScale, agreement, refinement_error, regret
 from experiments.campaign import Campaign, Run, identity
-from experiments.claim import Arm, Claim, Judgement, Scale, above
+from experiments.claim import Arm, Claim, Judgement, above
 from experiments.engine import run_job
 from experiments.report import page_of, write_report
 from icl_align.config import WandbConfig
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.errors import RunError
-from icl_align.running.evaluation import compute_curves, compute_curves_together
+from icl_align.running.evaluation import by_configuration, compute_curves, compute_curves_together
 from icl_align.running.loop import Start
+from icl_align.running.measuring import Measuring
 from icl_align.running.run import run, run_together
 from icl_align.running.training import init_state, members_of
-from runs import finish, start, tiny, training_rows
+from runs import finish, start, tiny, training_rows, wait_for
 
 OFF = WandbConfig(mode="disabled")
-TINY = Scale(
+TINY = AlignmentScale(
+    world="alignment",
+    learned=LEARNED,
     base=(
         "+scale=smoke",
         "evaluation.reward_noise=[0.0]",
@@ -170,9 +173,9 @@ def test_curves_of_several_configurations_are_those_of_each():
     configs = [tiny("num_seeds=2"), tiny("num_seeds=2", "train.learning_rate=0.5")]
     states = [init_state(config) for config in configs]
     states[1] = states[1]._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, states[1].params))
-    together = compute_curves_together(
-        configs, jax.tree.map(lambda a, b: np.concatenate([a, b]), *states)
-    )
+    params = jax.tree.map(lambda a, b: np.concatenate([a, b]), *(s.params for s in states))
+    measuring = Measuring(configs[0], by_configuration(configs, params))
+    together = compute_curves_together(configs, 0, measuring)
     for config, state, found in zip(configs, states, together, strict=True):
         alone = compute_curves(config, state)
         for learner, levels in alone["learners"].items():
@@ -204,6 +207,7 @@ def finished(tmp_path_factory):
     return folder, effects
 
 
+@pytest.mark.xdist_group("finished")
 def test_nothing_is_left_of_a_finished_campaign_and_a_larger_one_runs_only_what_is_new(finished):
     folder, effects = finished
     assert campaign(folder, *effects).missing_jobs(16) == []
@@ -213,6 +217,7 @@ def test_nothing_is_left_of_a_finished_campaign_and_a_larger_one_runs_only_what_
     assert len(campaign(folder, *effects, num_seeds=3).missing_jobs(16)) == 2  # other runs
 
 
+@pytest.mark.xdist_group("finished")
 def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
     folder, effects = finished
     found = campaign(folder, *effects)
@@ -235,6 +240,7 @@ def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
     assert np.abs(values[1] - found.values("controlled", agreement(FULL, **AT))).max() > 0
 
 
+@pytest.mark.xdist_group("finished")
 def test_the_report_is_whole_and_needs_no_network(finished):
     folder, effects = finished
     found = campaign(folder, *effects)
@@ -358,6 +364,16 @@ def test_a_campaign_that_is_told_to_stop_saves_first(tmp_path, monkeypatch, numb
     log = "".join(path.read_text() for path in tmp_path.glob("jobs/*.log"))
     assert "stopped by SIGTERM" in log
     assert "which is saved" in log or "after training" in log
+
+
+def test_a_campaign_goes_on_through_a_signal_that_was_ignored_at_its_start(tmp_path):
+    options = ["controls", "scale=smoke", "num_seeds=1", "wandb.mode=disabled"]
+    process = start(*options, f"folder={tmp_path}", module="experiments", ignoring=True)
+    wait_for(lambda: any(tmp_path.glob("runs/*/metrics.jsonl")), process)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) > 1, process)  # it goes on
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] in (0, 128 + signal.SIGTERM)
 
 
 def test_runs_that_have_come_equally_far_go_on_together_and_the_others_apart(tmp_path, capfd):

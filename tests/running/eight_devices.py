@@ -8,6 +8,8 @@ import numpy as np
 
 from icl_align.config import ConfigError
 from icl_align.running.crew import Crew
+from icl_align.running.evaluation import by_configuration, compute_curves_together
+from icl_align.running.measuring import Measuring
 from icl_align.running.mesh import make_mesh
 from icl_align.running.packing import pack
 from icl_align.running.training import init_state, make_chunk, members_of
@@ -19,9 +21,11 @@ MOVING = ["train.learning_rate=1e-3", "train.warmup_fraction=0"]
 CASES = {
     "seeds": (["num_seeds=8"], []),
     "batch": (["train.batch_size=16"], []),
-    "both": (["num_seeds=2", "train.batch_size=12", "model.num_layers=3"], []),
+    "both, in slices": (
+        ["num_seeds=2", "train.batch_size=16", "model.num_layers=3"],
+        ["devices.slice=2"],
+    ),
     "some are idle": (["num_seeds=3", "train.batch_size=9"], []),
-    "slices": (["num_seeds=2", "train.batch_size=16"], ["devices.slice=2"]),
     "asked for": (
         ["num_seeds=4", "train.batch_size=16"],
         ["devices.seeds=2", "devices.batch=2"],
@@ -88,6 +92,18 @@ def members_together():
     }
 
 
+def evaluated():
+    """Curves on one device and on eight, of twenty contexts: fewer than what eight divide."""
+    config = tiny("num_seeds=2", "evaluation.num_contexts=20", "evaluation.batch_size=20")
+    params = by_configuration([config], init_state(config).params)
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        measuring = Measuring(config, params, devices)
+        found.append(compute_curves_together([config], 0, measuring)[0])
+    one, eight = ([curves["learners"], curves["optimum_not_converged"]] for curves in found)
+    return {"size": measuring.fitting_size("trained"), "difference": difference(one, eight)}
+
+
 def error_of(options):
     config = tiny(*options)
     try:
@@ -100,6 +116,7 @@ if __name__ == "__main__":
     found = {
         "devices": len(jax.devices()),
         "cases": {name: compared(*case) for name, case in CASES.items()},
+        "evaluated": evaluated(),
         "members together": members_together(),
         "wrong": {name: error_of(options) for name, options in WRONG.items()},
     }

@@ -26,12 +26,15 @@ STEPS = 30
 LONG = [f"train.steps={STEPS}", "train.checkpoint_every=1", "num_seeds=2", "model.num_layers=2"]
 
 
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+
+
 @pytest.fixture(scope="module")
 def eight():
     """What eight_devices.py found."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"}
     process = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "eight_devices.py")],
+        [sys.executable, str(ROOT / "tests" / "running" / "eight_devices.py")],
         env={**environment, "JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
@@ -46,14 +49,14 @@ def eight():
 MESHES = {
     "seeds": (8, 1),
     "batch": (1, 8),
-    "both": (2, 4),
+    "both, in slices": (2, 4),
     "some are idle": (1, 3),
-    "slices": (2, 4),
     "asked for": (2, 2),
     "bidirectional": (2, 4),
 }
 
 
+@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_train_what_one_does(eight, name):
     case = eight["cases"][name]
@@ -66,6 +69,13 @@ def test_eight_devices_train_what_one_does(eight, name):
     assert set(case["steps"]) == {3}
 
 
+@pytest.mark.xdist_group("eight")
+def test_eight_devices_evaluate_what_one_does(eight):
+    assert eight["evaluated"]["size"] == 24
+    assert eight["evaluated"]["difference"] < 1e-4
+
+
+@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize("name", MESHES)
 def test_each_device_holds_its_share(eight, name):
     seeds, batch = MESHES[name]
@@ -77,12 +87,14 @@ def test_each_device_holds_its_share(eight, name):
     assert case["shares"] == expected
 
 
+@pytest.mark.xdist_group("eight")
 def test_devices_divide_the_contexts_of_a_batch(eight):
     # Without its share each device would compute as much as one alone; Adam is not divided.
     assert eight["cases"]["batch"]["operations"] < 0.5
     assert eight["cases"]["seeds"]["operations"] == pytest.approx(1, abs=0.1)  # in turn, or at once
 
 
+@pytest.mark.xdist_group("eight")
 def test_members_under_a_vmap_train_as_members_one_by_one(eight):
     found = eight["members together"]
     assert found["mesh"] == {"seeds": 2, "batch": 4}
@@ -90,6 +102,7 @@ def test_members_under_a_vmap_train_as_members_one_by_one(eight):
     assert found["params"] < 2e-4
 
 
+@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -133,6 +146,12 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch, tmp_path):
+    """What needs no training is not found, so that all processes compute it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def start_cluster(folders, *options):
     """Real processes with two devices each that train together."""
     port = free_port()
@@ -170,9 +189,18 @@ def assert_same_run(folder, alone):
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     expected_losses = [row["train/loss"] for row in expected_rows if "train/loss" in row]
     np.testing.assert_allclose(losses, expected_losses, atol=1e-4)
-    assert (folder / "curves.json").exists()
+    curves, expected = (
+        json.loads((path / "curves.json").read_text())["learners"] for path in (folder, alone)
+    )
+    for name, levels in expected.items():
+        for noise, quantities in levels.items():
+            for quantity, curve in quantities.items():
+                found = curves[name][noise][quantity]["mean"]
+                tolerance = 2e-2 if name == "transformer" else 1e-4
+                np.testing.assert_allclose(found, curve["mean"], atol=tolerance)
 
 
+@pytest.mark.xdist_group("alone")
 def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tmp_path):
     leader, follower = tmp_path / "leader", tmp_path / "follower"
     outcomes = [finish(process) for process in start_cluster([leader, follower])]
@@ -184,6 +212,7 @@ def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tm
     assert_same_run(leader, alone)
 
 
+@pytest.mark.xdist_group("alone")
 def test_a_signal_to_any_process_saves_and_stops_all_and_one_process_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
     processes = start_cluster([folder, folder])
@@ -204,6 +233,7 @@ def saved_steps(folder):
     return [path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()]
 
 
+@pytest.mark.xdist_group("alone")
 def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
     folder = tmp_path / "run"
     first = start(*TINY, OFF, *LONG, f"hydra.run.dir={folder}")

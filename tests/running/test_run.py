@@ -15,10 +15,12 @@ from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.compose import compose_config
 from icl_align.running.errors import RunError
 from icl_align.running.loop import Start
+from icl_align.running.reevaluation import evaluate_again
 from icl_align.running.run import run
 from icl_align.running.run_folder import config_to_go_on_with, saved_config, sole_user_of
+from icl_align.running.terminal import Terminal
 from icl_align.running.training import init_state
-from runs import OFF, ROOT, TINY, finish, start, tiny, training_rows
+from runs import OFF, ROOT, TINY, finish, start, tiny, training_rows, wait_for
 
 LONG = ["train.steps=60", "train.checkpoint_every=10", "train.log_every=3"]
 
@@ -52,6 +54,7 @@ def assert_same_run(folder, whole):
     )
 
 
+@pytest.mark.xdist_group("whole")
 def test_a_run_leaves_what_was_promised(whole):
     folder, config = whole
     curves = json.loads((folder / "curves.json").read_text())
@@ -74,6 +77,7 @@ def test_a_run_leaves_what_was_promised(whole):
     assert not list(folder.rglob("*.partial*"))
 
 
+@pytest.mark.xdist_group("whole")
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     folder = tmp_path / "run"
     command = [*TINY, OFF, *LONG, f"hydra.run.dir={folder}"]
@@ -103,6 +107,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     assert_same_run(folder, whole)
 
 
+@pytest.mark.xdist_group("whole")
 def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
     folder = tmp_path / "run"
     # More steps, slowed by checkpoints, so that there is time to stop it; then the same as `whole`.
@@ -123,6 +128,7 @@ def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
     assert_same_run(folder, whole)
 
 
+@pytest.mark.xdist_group("whole")
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     whole, tmp_path, capsys
 ):
@@ -140,6 +146,7 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     assert_same_run(folder, whole)
 
 
+@pytest.mark.xdist_group("whole")
 def test_a_finished_run_is_not_trained_or_evaluated_again(whole, capsys):
     before = {path: path.stat().st_mtime_ns for path in whole[0].glob("c*")}
     run(whole[1], whole[0])
@@ -149,6 +156,7 @@ def test_a_finished_run_is_not_trained_or_evaluated_again(whole, capsys):
     assert "transformer" in capsys.readouterr().out
 
 
+@pytest.mark.xdist_group("whole")
 def test_another_configuration_is_refused_and_the_keys_are_named(whole):
     before = (whole[0] / ".hydra" / "config.yaml").read_bytes()
     with pytest.raises(RunError) as error:
@@ -160,6 +168,7 @@ def test_another_configuration_is_refused_and_the_keys_are_named(whole):
     assert (whole[0] / ".hydra" / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.xdist_group("whole")
 def test_checkpoints_of_another_configuration_are_refused_without_the_saved_one(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
@@ -269,6 +278,45 @@ def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):
     status, out, err = finish(process)
     assert status == 0, err
     assert list((tmp_path / "elsewhere").glob("runs/*/*/curves.json"))
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path):
+    folder = tmp_path / "run"
+    command = [*TINY, OFF, "train.steps=1000000", "train.log_every=1", f"hydra.run.dir={folder}"]
+    process = start(*command, cwd=tmp_path, ignoring=True)
+    wait_for(lambda: training_rows(folder), process)
+    process.send_signal(signal.SIGINT)
+    before = len(training_rows(folder))
+    wait_for(lambda: len(training_rows(folder)) > before + 1000, process)  # it goes on
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+    assert status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM at step" in err
+
+
+@pytest.mark.xdist_group("whole")
+def test_a_run_of_before_there_were_worlds_goes_on_and_is_evaluated(whole, tmp_path, capsys):
+    folder, config = tmp_path / "run", whole[1]
+    shutil.copytree(whole[0], folder)
+    written = folder / ".hydra" / "config.yaml"
+    lines = written.read_text().splitlines(keepends=True)
+    written.write_text("".join(line for line in lines if not line.startswith("world:")))
+    assert len(lines) - len(written.read_text().splitlines()) == 1
+    assert saved_config(folder) == config
+    run(config, folder)
+    assert "training was finished earlier" in capsys.readouterr().out
+    evaluate_again(folder, [], Terminal())
+    assert_same_run(folder, whole)
+
+
+def test_a_run_of_a_version_with_other_options_is_refused_in_one_line(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    for text, word in (("model: {gates: 3}", "model.gates"), ("world: flat", "world=flat")):
+        (tmp_path / ".hydra" / "config.yaml").write_text(text)
+        status, _, err = finish(start(f"run_dir={tmp_path}", module="icl_align.evaluate"))
+        assert (status, len(err.splitlines())) == (2, 1), err
+        assert word in err
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch):

@@ -29,7 +29,9 @@ OWN_FOLDER = "ICL_ALIGN_TESTS"
 if OWN_FOLDER not in os.environ:
     os.environ[OWN_FOLDER] = tempfile.mkdtemp(prefix="icl_align_tests_")
     os.environ["TMPDIR"] = os.environ[OWN_FOLDER]
-    os.environ["XDG_CACHE_HOME"] = os.path.join(os.environ[OWN_FOLDER], "cache")
+    for name in ("XDG_CACHE_HOME", "WANDB_CACHE_DIR"):  # a part of W&B reads only its own
+        os.environ[name] = os.path.join(os.environ[OWN_FOLDER], "cache")
+    os.environ["XDG_DATA_HOME"] = os.path.join(os.environ[OWN_FOLDER], "data")
 tempfile.tempdir = None  # it is read anew
 # Programs here run once on tiny arrays: compiling them quickly matters more than their speed. Runs
 # in this process, in the other workers and in processes of their own share what is compiled.

@@ -141,7 +141,6 @@ def test_the_workspace_arrives_at_the_server_with_its_sections_and_the_group(tmp
     assert sent["name"] == f"nw-{out.strip().removeprefix(url)}-v"
 
 
-@pytest.mark.xdist_group("dashboard")
 def test_every_line_is_a_metric_that_a_real_run_logs(campaign):
     lines = metrics_of(spec_of(Dashboard("me")), *LINES)
     in_file = {name for row in read_rows(campaign / "run" / "metrics.jsonl") for name in row}
@@ -152,7 +151,6 @@ def test_every_line_is_a_metric_that_a_real_run_logs(campaign):
     assert len(lines) == 4 + 3 * (6 + levels - 1)
 
 
-@pytest.mark.xdist_group("dashboard")
 def test_lines_have_the_axis_that_their_rows_are_logged_against(campaign):
     spec = spec_of(Dashboard("me"))
     assert {panel["xAxis"] for panel in panels_of(spec, "Training")} == {"_step"}
@@ -161,7 +159,6 @@ def test_lines_have_the_axis_that_their_rows_are_logged_against(campaign):
         assert "attempts" in row or not any(name.startswith("curves/") for name in row)
 
 
-@pytest.mark.xdist_group("dashboard")
 def test_every_bar_and_column_is_in_the_summary_of_a_real_run(campaign):
     spec = spec_of(Dashboard("me"))
     summary = wandb_summary(campaign / "run")
@@ -173,7 +170,6 @@ def test_every_bar_and_column_is_in_the_summary_of_a_real_run(campaign):
     assert bars | columns <= {name for name, value in summary.items() if isinstance(value, float)}
 
 
-@pytest.mark.xdist_group("dashboard")
 def test_the_verdicts_are_the_table_that_a_report_logs(campaign):
     table, bars = panels_of(spec_of(Dashboard("me")), "Verdicts")
     assert '"val": "verdicts"' in json.dumps(table)

@@ -36,7 +36,6 @@ def run(checkout, *arguments, **options):
     return out
 
 
-@pytest.mark.xdist_group("third_world")
 def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(checkout, tmp_path):
     folder = tmp_path / "run"
     long = ["train.steps=4000", "train.log_every=1", f"hydra.run.dir={folder}"]
@@ -61,7 +60,6 @@ def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(checkout, tmp_path)
     assert list(json.loads(again.read_text())["learners"]["network"]) == ["3.0"]
 
 
-@pytest.mark.xdist_group("third_world")
 def test_it_sweeps(checkout, tmp_path):
     short = ["train.steps=5", "wandb.mode=disabled", f"hydra.sweep.dir={tmp_path}"]
     run(checkout, "-m", *QUICK, *short, "task.slope=1,3")
@@ -70,7 +68,6 @@ def test_it_sweeps(checkout, tmp_path):
     assert all((tmp_path / n / "curves.json").exists() for n in ("0", "1"))
 
 
-@pytest.mark.xdist_group("third_world")
 def test_its_claims_are_judged_and_reported(checkout, tmp_path):
     shutil.copy(ROOT / "tests" / "toy" / "claims.py", checkout)
     run(checkout, str(tmp_path), module="claims")
@@ -79,7 +76,6 @@ def test_its_claims_are_judged_and_reported(checkout, tmp_path):
     assert "it finds the line" in (tmp_path / "report" / "report.md").read_text()
 
 
-@pytest.mark.xdist_group("third_world")
 def test_its_options_are_its_own_and_those_of_other_worlds_are_refused(checkout, tmp_path):
     assert "task.slope=2.0" in run(checkout, "world=toy", "--help")
     assert "task.slope" not in run(checkout, "--help")

@@ -1,30 +1,17 @@
-"""Facts of the transformer: what may be seen, attention's algebra, and its initialisation."""
+"""Facts of the transformer: what each row may see, its parameters, and its sizes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import D, N, parameters, random_context
 from scipy import stats
 
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import TOKENS, ModelConfig, TaskConfig
-from icl_align.alignment.tokens import InterleavedTokens, TripletNormTokens, TripletTokens
-from icl_align.config import ATTENTIONS
-from icl_align.transformer import (
-    MLP,
-    Attention,
-    Block,
-    Trunk,
-    _narrowing,
-    attend,
-    attention_weights,
-    num_parameters,
-)
-
-D, N = 3, 4  # dimension and attempts of most tests
-quick_attend = jax.jit(attend, static_argnums=0)
+from icl_align.transformer import num_parameters
 
 
 def build(dim=D, num_responses=N, seed=0, **options):
@@ -32,14 +19,6 @@ def build(dim=D, num_responses=N, seed=0, **options):
     options = {"num_layers": 1, "num_heads": 2, "width": 16, "init": "torch"} | options
     task = TaskConfig(dim=dim, num_responses=num_responses)
     return Transformer(ModelConfig(**options), task, rngs=nnx.Rngs(seed))
-
-
-def random_context(seed=0, batch=(), n=N, d=D):
-    """Independent normal vectors and uniform rewards."""
-    rng = np.random.default_rng(seed)
-    query, target = rng.normal(size=(2, *batch, d))
-    arrays = query, rng.normal(size=(*batch, n, d)), rng.random((*batch, n)), target
-    return Context(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def first_attempts(context, n):
@@ -54,12 +33,6 @@ def run(model, *contexts):
     forward = jax.jit(lambda context: model(context))
     answers = [np.asarray(forward(context)) for context in contexts]
     return answers[0] if len(answers) == 1 else answers
-
-
-def parameters(model):
-    """Dotted name -> numpy array, of every parameter."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
 
 
 # ------------------------------------------------------------------------------- who may see what
@@ -192,192 +165,6 @@ def test_only_in_triplet_tokens_does_a_set_of_tokens_know_whose_a_reward_is():
         assert np.allclose(one, other, rtol=1e-4, atol=1e-5) != knows
 
 
-# -------------------------------------------------------------------------------------- attention
-
-
-def random_qkv(seed=0, batch=(2, 3), t=5, k=4):
-    """Queries, keys and values."""
-    draws = np.random.default_rng(seed).normal(size=(3, *batch, t, k))
-    return tuple(jnp.asarray(draw, jnp.float32) for draw in draws)
-
-
-CAUSAL = jnp.tril(jnp.ones((5, 5), bool))
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_attention_is_its_formula_token_by_token(kind):
-    q, k, v = random_qkv()
-    visible = np.tril(np.random.default_rng(1).random((5, 5)) < 0.6) | np.eye(5, dtype=bool)
-    got = quick_attend(kind, q, k, v, jnp.asarray(visible))
-    q, k, v = (np.asarray(array, np.float64) for array in (q, k, v))
-
-    def phi(z):
-        return np.where(z > 0, z + 1, np.exp(z))  # elu + 1
-
-    for b in np.ndindex(2, 3):
-        for i in range(5):
-            weights = {}
-            for j in np.flatnonzero(visible[i]):
-                product = q[b][i] @ k[b][j] / 2  # sqrt K = 2
-                weights[j] = {
-                    "softmax": np.exp(product),
-                    "linear": product,
-                    "linear_normalized": phi(q[b][i]) @ phi(k[b][j]),
-                }[kind]
-            total = 1 if kind == "linear" else sum(weights.values())
-            expected = sum(w / total * v[b][j] for j, w in weights.items())
-            np.testing.assert_allclose(got[b][i], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["softmax", "linear_normalized"])
-def test_attention_that_is_an_average_passes_equal_values_through(kind):
-    q, k, v = random_qkv()
-    v = jnp.broadcast_to(v[..., :1, :], v.shape)
-    np.testing.assert_allclose(quick_attend(kind, q, k, v, CAUSAL), v, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["softmax", "linear_normalized"])
-def test_attention_that_is_an_average_stays_between_the_values_seen(kind):
-    q, k, v = random_qkv()
-    out = quick_attend(kind, 10 * q, k, v, CAUSAL)
-    low, high = np.minimum.accumulate(v, axis=-2), np.maximum.accumulate(v, axis=-2)
-    assert np.all((out >= low - 1e-5) & (out <= high + 1e-5))
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_attention_is_linear_in_the_values(kind):
-    q, k, v = random_qkv()
-    other = random_qkv(7)[2]
-    whole = quick_attend(kind, q, k, 2 * v - 3 * other, CAUSAL)
-    parts = 2 * quick_attend(kind, q, k, v, CAUSAL) - 3 * quick_attend(kind, q, k, other, CAUSAL)
-    np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-4)
-
-
-def test_linear_attention_doubles_with_its_keys_and_with_its_queries():
-    q, k, v = random_qkv()
-    plain = quick_attend("linear", q, k, v, CAUSAL)
-    np.testing.assert_allclose(quick_attend("linear", q, 2 * k, v, CAUSAL), 2 * plain, rtol=1e-5)
-    np.testing.assert_allclose(quick_attend("linear", 2 * q, k, v, CAUSAL), 2 * plain, rtol=1e-5)
-
-
-def test_softmax_attention_does_not_notice_a_common_shift_of_the_keys():
-    q, k, v = random_qkv()
-    plain, shifted = (quick_attend("softmax", q, k + shift, v, CAUSAL) for shift in (0.0, 3.0))
-    np.testing.assert_allclose(plain, shifted, rtol=1e-4, atol=1e-5)
-
-
-def test_sharp_softmax_attention_picks_the_best_key_and_stays_finite():
-    q, k, v = random_qkv()
-    everything = jnp.ones((5, 5), bool)
-    out = quick_attend("softmax", 1e4 * q, k, v, everything)
-    best = np.argmax(q @ jnp.swapaxes(k, -1, -2), axis=-1)
-    np.testing.assert_allclose(
-        out, np.take_along_axis(np.asarray(v), best[..., None], -2), atol=1e-4
-    )
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_what_attention_may_not_see_does_not_matter(kind):
-    q, k, v = random_qkv()
-    hidden = jnp.arange(5)[:, None] >= 3
-    visible = jnp.broadcast_to(jnp.arange(5) < 3, (5, 5))
-    k_changed, v_changed = jnp.where(hidden, 50.0, k), jnp.where(hidden, -1e6, v)
-    plain = quick_attend(kind, q, k, v, visible)
-    np.testing.assert_array_equal(quick_attend(kind, q, k_changed, v_changed, visible), plain)
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_several_heads_are_single_heads_on_slices_of_the_projections(kind):
-    config = ModelConfig(width=12, num_heads=3, num_layers=1, attention=kind, init="torch")
-    attention = Attention(config, rngs=nnx.Rngs(0))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 12)), jnp.float32)
-    q, k, v = attention.query(x), attention.key(x), attention.value(x)
-    heads = [slice(0, 4), slice(4, 8), slice(8, 12)]
-    gathered = [quick_attend(kind, q[..., h], k[..., h], v[..., h], CAUSAL) for h in heads]
-    expected = attention.out(jnp.concatenate(gathered, axis=-1))
-    np.testing.assert_allclose(attention(x, CAUSAL), expected, rtol=1e-4, atol=1e-5)
-
-
-# ----------------------------------------------------------------------------------- other parts
-
-
-@pytest.mark.parametrize(
-    "activation, formula",
-    [
-        ("relu", lambda x: np.maximum(x, 0)),
-        ("gelu_exact", lambda x: x * stats.norm.cdf(x)),
-        ("gelu", lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
-    ],
-)
-def test_the_mlp_applies_its_activation_between_two_linear_maps(activation, formula):
-    config = ModelConfig(width=8, num_heads=1, mlp_width=8, activation=activation)
-    mlp = MLP(config, rngs=nnx.Rngs(0))
-    mlp.up.kernel[...] = jnp.eye(8)
-    mlp.down.kernel[...] = 2 * jnp.eye(8)
-    mlp.down.bias[...] = jnp.ones(8)
-    x = np.linspace(-4, 4, 80).reshape(10, 8)
-    out = mlp(jnp.asarray(x, jnp.float32))
-    np.testing.assert_allclose(out, 2 * formula(x) + 1, rtol=1e-5, atol=2e-6)
-
-
-def test_the_two_gelus_differ():
-    x = jnp.linspace(-3, 3, 20)
-    exact, tanh = (jax.nn.gelu(x, approximate=approximate) for approximate in (False, True))
-    assert 1e-4 < np.abs(exact - tanh).max() < 1e-3  # so the test above tells them apart
-
-
-@pytest.mark.parametrize("norm", ["pre", "none"])
-def test_a_block_that_writes_nothing_passes_the_residual_stream_through(norm):
-    config = ModelConfig(width=8, num_heads=2, norm=norm)
-    block = Block(config, rngs=nnx.Rngs(0))
-    block.attention.out.kernel[...] = jnp.zeros((8, 8))
-    block.mlp.down.kernel[...] = jnp.zeros((32, 8))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
-    np.testing.assert_array_equal(block(x, CAUSAL), x)
-
-
-def test_pre_post_normalises_the_stream_after_attention():
-    config = ModelConfig(width=8, num_heads=2, norm="pre_post", mlp=False)
-    x = jnp.asarray(np.random.default_rng(0).normal(3, 7, size=(5, 8)), jnp.float32)
-    out = np.asarray(Block(config, rngs=nnx.Rngs(0))(x, CAUSAL))
-    np.testing.assert_allclose(out.mean(axis=-1), 0, atol=1e-5)
-    np.testing.assert_allclose(out.var(axis=-1), 1, rtol=1e-3)
-
-
-def test_with_layer_norm_before_it_attention_does_not_notice_the_scale_of_the_stream():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
-    for norm, notices in (("pre", False), ("none", True)):
-        block = Block(ModelConfig(width=8, num_heads=2, norm=norm, mlp=False), rngs=nnx.Rngs(0))
-        one, other = block(x, CAUSAL) - x, block(10 * x, CAUSAL) - 10 * x
-        assert np.allclose(one, other, rtol=1e-2, atol=1e-5) != notices
-
-
-def features(layout, context):
-    queries = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
-    return layout(TaskConfig(dim=D)).features(context, queries)
-
-
-def test_triplet_tokens_hold_query_response_reward_and_a_mark_after_the_bare_query():
-    context = random_context(0, (2,))
-    tokens = np.asarray(features(TripletTokens, context))
-    assert tokens.shape == (2, N + 1, 2 * D + 2)
-    np.testing.assert_array_equal(tokens[..., :D], np.repeat(context.query[:, None], N + 1, axis=1))
-    np.testing.assert_array_equal(tokens[:, 0, D:], 0)
-    np.testing.assert_array_equal(tokens[:, 1:, D : 2 * D], context.responses)
-    np.testing.assert_array_equal(tokens[:, 1:, 2 * D], context.rewards)
-    np.testing.assert_array_equal(tokens[:, 1:, -1], 1)
-
-
-def test_triplet_norm_tokens_are_triplets_with_the_squared_norm_before_the_reward():
-    context = random_context(0, (2,))
-    tokens = np.asarray(features(TripletNormTokens, context))
-    plain = np.asarray(features(TripletTokens, context))
-    np.testing.assert_array_equal(np.delete(tokens, 2 * D, axis=-1), plain)
-    np.testing.assert_array_equal(tokens[:, 0, 2 * D], 0)
-    squares = np.sum(np.asarray(context.responses, np.float64) ** 2, axis=-1)
-    np.testing.assert_allclose(tokens[:, 1:, 2 * D], squares, rtol=1e-6)
-
-
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_attempts_that_answer_the_query_are_the_default_and_another_query_is_noticed(tokens):
     context, model = random_context(1), build(tokens=tokens)
@@ -387,44 +174,6 @@ def test_attempts_that_answer_the_query_are_the_default_and_another_query_is_not
     moved = np.abs(np.asarray(model(context, same.at[2].add(1.0)) - default)).max(axis=-1)
     first = 2 if tokens == "interleaved" else 3  # there row 2 is read at the third attempt's query
     assert np.all(moved[:first] < 1e-6) and np.all(moved[first:] > 1e-5)
-
-
-@pytest.mark.parametrize("norm", ["pre", "pre_post", "none"])
-def test_the_residual_stream_is_what_each_block_adds_to(norm):
-    trunk = build(norm=norm, num_layers=3).trunk
-    x = jax.random.normal(jax.random.key(0), (2, 5, 16))
-    stream = trunk.residual_stream(x, CAUSAL)
-    assert len(stream) == 4
-    for block, before, after in zip(trunk.blocks, stream, stream[1:], strict=False):
-        np.testing.assert_allclose(block(before, CAUSAL), after, atol=1e-6)
-    last = trunk.norm(stream[-1]) if trunk.norm else stream[-1]
-    np.testing.assert_allclose(trunk(x, CAUSAL), last, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_attention_is_its_map_times_its_values(kind):
-    attention = Attention(ModelConfig(width=8, num_heads=2, attention=kind), rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
-    maps = np.asarray(attention.weights(x, CAUSAL))
-    assert maps.shape == (3, 2, 5, 5)
-    assert np.all(maps[..., ~np.asarray(CAUSAL)] == 0)
-    if kind != "linear":
-        np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-5)
-    values = np.asarray(attention.value(x)).reshape(3, 5, 2, 4)
-    gathered = np.einsum("bhij,bjhk->bihk", maps, values).reshape(3, 5, 8)
-    np.testing.assert_allclose(
-        attention(x, CAUSAL), attention.out(jnp.asarray(gathered)), atol=1e-5
-    )
-
-
-def test_interleaved_tokens_are_query_response_reward_in_turn_and_a_last_query():
-    context = random_context(0, (2,))
-    tokens = np.asarray(features(InterleavedTokens, context))
-    assert tokens.shape == (2, 3 * N + 1, D)
-    np.testing.assert_array_equal(tokens[:, ::3], np.repeat(context.query[:, None], N + 1, axis=1))
-    np.testing.assert_array_equal(tokens[:, 1::3], context.responses)
-    np.testing.assert_array_equal(tokens[:, 2::3, 0], context.rewards)
-    np.testing.assert_array_equal(tokens[:, 2::3, 1:], 0)
 
 
 # -------------------------------------------------------------------------------------- parameters
@@ -515,22 +264,6 @@ def test_every_parameter_starts_from_its_own_draw_and_every_seed_differs():
             assert not np.any(first[name] == second[name])
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"norm": "pre_post"}, {"mlp": False}])
-def test_blocks_drawn_together_are_those_drawn_in_turn(options):
-    config = ModelConfig(num_layers=3, num_heads=2, width=16, **options)
-    together, in_turn = nnx.Rngs(5), nnx.Rngs(5)
-    together.params(), in_turn.params()  # something else is drawn before them
-    blocks = Trunk(config, rngs=together).blocks
-    for block in blocks:
-        expected = parameters(Block(config, rngs=in_turn))
-        assert parameters(block).keys() == expected.keys()
-        for name, value in parameters(block).items():
-            np.testing.assert_array_equal(value, expected[name], err_msg=name)
-    if config.norm != "none":
-        nnx.LayerNorm(config.width, rngs=in_turn)
-    assert together.params() == in_turn.params()  # and so is what is drawn after them
-
-
 def test_initialisation_is_a_pure_function_of_the_seed():
     for name, value in parameters(build(seed=3)).items():
         np.testing.assert_array_equal(value, parameters(build(seed=3))[name])
@@ -587,36 +320,3 @@ def test_any_leading_axes_agree(options):
     assert of_grid.shape == (2, 3, N + 1, D)
     np.testing.assert_allclose(of_grid[1], of_row, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(of_row[2], of_one, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_normalising_after_the_product_changes_neither_attention_nor_its_gradient(causal):
-    q, k, v, out = jax.random.normal(jax.random.key(5), (4, 2, 3, 7, 4))
-    visible = jnp.tril(jnp.ones((7, 7), bool)) if causal else jnp.ones((7, 7), bool)
-
-    def fast(q, k, v):
-        return jnp.sum(out * attend("softmax", q, k, v, visible))
-
-    def plain(q, k, v):
-        return jnp.sum(out * (attention_weights("softmax", q, k, visible) @ v))
-
-    for a, b in zip(
-        jax.value_and_grad(fast, (0, 1, 2))(q, k, v),
-        jax.value_and_grad(plain, (0, 1, 2))(q, k, v),
-        strict=True,
-    ):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), a, b)
-
-
-def test_a_narrowing_map_is_its_linear_map_and_has_its_gradient():
-    linear = nnx.Linear(12, 5, rngs=nnx.Rngs(0))
-    x, out = jax.random.normal(jax.random.key(1), (6, 12)), jnp.arange(30.0).reshape(6, 5)
-    graph, state = nnx.split(linear)
-
-    def gradients(function):
-        return jax.value_and_grad(
-            lambda s, x: jnp.sum(out * function(nnx.merge(graph, s), x)), (0, 1)
-        )(state, x)
-
-    fast, plain = gradients(_narrowing), gradients(lambda one, x: one(x))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), fast, plain)

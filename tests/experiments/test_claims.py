@@ -18,7 +18,6 @@ def campaign(request, tmp_path_factory):
     return Campaign(every, scale, folder, 100, 5, WandbConfig(mode="disabled"))
 
 
-@pytest.mark.xdist_group("claims")
 def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
     assert len(campaign.runs) > 20  # the constructor has composed and checked them all
     assert all(run.config.num_seeds == 5 for run in campaign.runs.values())
@@ -28,7 +27,6 @@ def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
             assert run.evaluated(under) != run.config
 
 
-@pytest.mark.xdist_group("claims")
 def test_every_reading_is_of_something_that_a_run_gives(campaign):
     for claim in campaign.claims.values():
         for _, reading in claim.readings():
@@ -38,7 +36,6 @@ def test_every_reading_is_of_something_that_a_run_gives(campaign):
             assert reading.at <= campaign.base.task.num_responses
 
 
-@pytest.mark.xdist_group("claims")
 def test_no_claim_is_without_a_figure_a_place_and_a_judgement(campaign):
     for name, claim in campaign.claims.items():
         assert claim.sentence.endswith(".")
@@ -59,7 +56,6 @@ def test_claims_about_the_architecture_are_judged_twice_and_tuned(name, scale):
     assert any(all(r.arm.tuned for _, r in effect.terms) for effect in controlled)
 
 
-@pytest.mark.xdist_group("claims")
 def test_a_comparison_reads_tuned_arms_on_both_sides_or_on_neither(campaign):
     for claim in campaign.claims.values():
         for judgement in claim.judgements:

@@ -1,5 +1,6 @@
 """Run by test_devices.py in a process of its own with eight devices; prints what it finds as JSON."""
 
+import functools
 import json
 import sys
 
@@ -17,20 +18,15 @@ from runs import tiny
 
 STEPS = 3
 MOVING = ["train.learning_rate=1e-3", "train.warmup_fraction=0"]
-# Name -> (options, those of them that only the eight devices get).
+TOGETHER = ["num_seeds=4", "train.batch_size=16", "model.num_layers=2"]
+# Name -> (options, those of them that only several devices get, how many there are).
 CASES = {
-    "seeds": (["num_seeds=8"], []),
-    "batch": (["train.batch_size=16"], []),
-    "both, in slices": (
-        ["num_seeds=2", "train.batch_size=16", "model.num_layers=3"],
-        ["devices.slice=2"],
-    ),
-    "some are idle": (["num_seeds=3", "train.batch_size=9"], []),
-    "asked for": (
-        ["num_seeds=4", "train.batch_size=16"],
-        ["devices.seeds=2", "devices.batch=2"],
-    ),
-    "bidirectional": (["num_seeds=2", "model.causal=false", "train.batch_size=8"], []),
+    "by themselves": (TOGETHER, [], 8),
+    "seeds": (TOGETHER, ["devices.batch=1"], 8),
+    "batch, in slices": (TOGETHER, ["devices.seeds=1", "devices.slice=1"], 8),
+    "one is idle": (TOGETHER, [], 5),
+    "asked for": (TOGETHER, ["devices.seeds=2", "devices.batch=2", "devices.slice=2"], 8),
+    "bidirectional": (["num_seeds=2", "model.causal=false", "train.batch_size=8"], [], 8),
 }
 WRONG = {
     "seeds": ["num_seeds=3", "devices.seeds=2"],
@@ -56,11 +52,16 @@ def difference(a, b):
     return max(float(np.max(np.abs(x - y))) for x, y in pairs)
 
 
-def compared(options, of_many):
-    common = [*MOVING, *options]
-    config = tiny(*common)
-    alone, metrics_alone, _, _, operations_alone = trained(config, jax.devices()[:1])
-    together, metrics, mesh, shares, operations = trained(tiny(*common, *of_many), jax.devices())
+@functools.cache
+def on_one_device(*options):
+    return trained(tiny(*MOVING, *options), jax.devices()[:1])
+
+
+def compared(options, of_many, number):
+    config = tiny(*MOVING, *options)
+    alone, metrics_alone, _, _, operations_alone = on_one_device(*options)
+    several = tiny(*MOVING, *options, *of_many)
+    together, metrics, mesh, shares, operations = trained(several, jax.devices()[:number])
     return {
         "mesh": mesh,
         "shares": shares,

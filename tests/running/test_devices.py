@@ -47,16 +47,15 @@ def eight():
 
 
 MESHES = {
-    "seeds": (8, 1),
-    "batch": (1, 8),
-    "both, in slices": (2, 4),
-    "some are idle": (1, 3),
+    "by themselves": (4, 2),
+    "seeds": (4, 1),
+    "batch, in slices": (1, 8),
+    "one is idle": (1, 4),
     "asked for": (2, 2),
     "bidirectional": (2, 4),
 }
 
 
-@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_train_what_one_does(eight, name):
     case = eight["cases"][name]
@@ -69,13 +68,11 @@ def test_eight_devices_train_what_one_does(eight, name):
     assert set(case["steps"]) == {3}
 
 
-@pytest.mark.xdist_group("eight")
 def test_eight_devices_evaluate_what_one_does(eight):
     assert eight["evaluated"]["size"] == 24
     assert eight["evaluated"]["difference"] < 1e-4
 
 
-@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize("name", MESHES)
 def test_each_device_holds_its_share(eight, name):
     seeds, batch = MESHES[name]
@@ -87,14 +84,12 @@ def test_each_device_holds_its_share(eight, name):
     assert case["shares"] == expected
 
 
-@pytest.mark.xdist_group("eight")
 def test_devices_divide_the_contexts_of_a_batch(eight):
     # Without its share each device would compute as much as one alone; Adam is not divided.
-    assert eight["cases"]["batch"]["operations"] < 0.5
+    assert eight["cases"]["batch, in slices"]["operations"] < 0.5
     assert eight["cases"]["seeds"]["operations"] == pytest.approx(1, abs=0.1)  # in turn, or at once
 
 
-@pytest.mark.xdist_group("eight")
 def test_members_under_a_vmap_train_as_members_one_by_one(eight):
     found = eight["members together"]
     assert found["mesh"] == {"seeds": 2, "batch": 4}
@@ -102,7 +97,6 @@ def test_members_under_a_vmap_train_as_members_one_by_one(eight):
     assert found["params"] < 2e-4
 
 
-@pytest.mark.xdist_group("eight")
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -200,7 +194,6 @@ def assert_same_run(folder, alone):
                 np.testing.assert_allclose(found, curve["mean"], atol=tolerance)
 
 
-@pytest.mark.xdist_group("alone")
 def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tmp_path):
     leader, follower = tmp_path / "leader", tmp_path / "follower"
     outcomes = [finish(process) for process in start_cluster([leader, follower])]
@@ -212,7 +205,6 @@ def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tm
     assert_same_run(leader, alone)
 
 
-@pytest.mark.xdist_group("alone")
 def test_a_signal_to_any_process_saves_and_stops_all_and_one_process_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
     processes = start_cluster([folder, folder])
@@ -233,7 +225,6 @@ def saved_steps(folder):
     return [path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()]
 
 
-@pytest.mark.xdist_group("alone")
 def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
     folder = tmp_path / "run"
     first = start(*TINY, OFF, *LONG, f"hydra.run.dir={folder}")

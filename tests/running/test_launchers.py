@@ -278,7 +278,7 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_extra(tmp_path, choice, 
 
 
 def campaign(folder, *overrides):
-    options = ["controls", "scale=smoke", "num_seeds=1", f"folder={folder}", "wandb.mode=disabled"]
+    options = ["tokens", "scale=smoke", "num_seeds=1", f"folder={folder}", "wandb.mode=disabled"]
     process = start(*options, "-m", *overrides, module="experiments", cwd=folder.parent)
     return finish(process)
 

@@ -54,7 +54,6 @@ def assert_same_run(folder, whole):
     )
 
 
-@pytest.mark.xdist_group("whole")
 def test_a_run_leaves_what_was_promised(whole):
     folder, config = whole
     curves = json.loads((folder / "curves.json").read_text())
@@ -77,7 +76,6 @@ def test_a_run_leaves_what_was_promised(whole):
     assert not list(folder.rglob("*.partial*"))
 
 
-@pytest.mark.xdist_group("whole")
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     folder = tmp_path / "run"
     command = [*TINY, OFF, *LONG, f"hydra.run.dir={folder}"]
@@ -107,7 +105,6 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     assert_same_run(folder, whole)
 
 
-@pytest.mark.xdist_group("whole")
 def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
     folder = tmp_path / "run"
     # More steps, slowed by checkpoints, so that there is time to stop it; then the same as `whole`.
@@ -128,7 +125,6 @@ def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
     assert_same_run(folder, whole)
 
 
-@pytest.mark.xdist_group("whole")
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     whole, tmp_path, capsys
 ):
@@ -146,7 +142,6 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     assert_same_run(folder, whole)
 
 
-@pytest.mark.xdist_group("whole")
 def test_a_finished_run_is_not_trained_or_evaluated_again(whole, capsys):
     before = {path: path.stat().st_mtime_ns for path in whole[0].glob("c*")}
     run(whole[1], whole[0])
@@ -156,7 +151,6 @@ def test_a_finished_run_is_not_trained_or_evaluated_again(whole, capsys):
     assert "transformer" in capsys.readouterr().out
 
 
-@pytest.mark.xdist_group("whole")
 def test_another_configuration_is_refused_and_the_keys_are_named(whole):
     before = (whole[0] / ".hydra" / "config.yaml").read_bytes()
     with pytest.raises(RunError) as error:
@@ -168,7 +162,6 @@ def test_another_configuration_is_refused_and_the_keys_are_named(whole):
     assert (whole[0] / ".hydra" / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.xdist_group("whole")
 def test_checkpoints_of_another_configuration_are_refused_without_the_saved_one(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
@@ -294,7 +287,6 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path):
     assert "stopped by SIGTERM at step" in err
 
 
-@pytest.mark.xdist_group("whole")
 def test_a_run_of_before_there_were_worlds_goes_on_and_is_evaluated(whole, tmp_path, capsys):
     folder, config = tmp_path / "run", whole[1]
     shutil.copytree(whole[0], folder)

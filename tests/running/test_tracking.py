@@ -109,7 +109,6 @@ def tracked(tmp_path_factory):
     return folder, config
 
 
-@pytest.mark.xdist_group("tracked")
 def test_wandb_wrote_offline_what_metrics_jsonl_holds(tracked):
     folder, _ = tracked
     history = wandb_history(folder)
@@ -128,7 +127,6 @@ def test_wandb_wrote_offline_what_metrics_jsonl_holds(tracked):
         assert logged == pytest.approx({name: row[name] for name in row if name != "step"})
 
 
-@pytest.mark.xdist_group("tracked")
 def test_the_headline_numbers_are_the_transformers_curves_where_they_are_judged(tracked):
     folder, config = tracked
     curves = json.loads((folder / "curves.json").read_text())["learners"]["transformer"]
@@ -161,7 +159,6 @@ def test_headline_numbers_are_taken_at_the_judged_attempts_of_a_longer_context(t
     assert row["attempts"] == row["final/regret/noise_0_5"] == Options.measures.judged_at == 15
 
 
-@pytest.mark.xdist_group("tracked")
 def test_the_summary_has_the_last_training_row_and_no_value_of_a_curve(tracked):
     folder, _ = tracked
     summary = wandb_summary(folder)
@@ -173,7 +170,6 @@ def test_the_summary_has_the_last_training_row_and_no_value_of_a_curve(tracked):
     assert "attempts" not in summary
 
 
-@pytest.mark.xdist_group("tracked")
 def test_wandb_draws_the_transformers_curves_against_attempts_and_hides_the_others(tracked):
     folder, _ = tracked
     definitions = wandb_definitions(folder)
@@ -191,7 +187,6 @@ def test_wandb_draws_the_transformers_curves_against_attempts_and_hides_the_othe
     assert definitions["attempts"].options.hidden
 
 
-@pytest.mark.xdist_group("tracked")
 def test_every_metric_has_a_name_and_a_definition_that_wandb_takes_as_meant(tracked):
     # A dot is taken for nesting; of two definitions that match, W&B takes either.
     folder, _ = tracked
@@ -206,7 +201,6 @@ def test_every_metric_has_a_name_and_a_definition_that_wandb_takes_as_meant(trac
         assert len(matching) <= 1
 
 
-@pytest.mark.xdist_group("tracked")
 def test_wandb_has_the_configuration_tags_group_name_and_picture(tracked):
     folder, config = tracked
     records = ended_records(folder)

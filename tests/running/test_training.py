@@ -7,8 +7,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
 
 from icl_align.alignment.contexts import sample_contexts
 from icl_align.alignment.losses import training_loss
@@ -16,7 +14,6 @@ from icl_align.config import TrainConfig
 from icl_align.running.keys import training_keys
 from icl_align.running.mesh import make_mesh
 from icl_align.running.packing import pack, unpack
-from icl_align.running.slices import slice_size
 from icl_align.running.training import (
     abstract_network,
     build_network,
@@ -149,32 +146,6 @@ def test_slices_of_a_batch_have_the_gradient_of_the_batch(size):
     assert sliced_loss == pytest.approx(float(loss), rel=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(sliced), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-@given(st.integers(1, 300), st.integers(1, 64), st.sampled_from(["cpu", "gpu"]))
-def test_a_slice_divides_what_it_is_a_slice_of(num_contexts, most, platform):
-    free, bounded = tiny(), tiny(f"devices.slice={most}")
-    assert num_contexts % slice_size(free, 5, 3, num_contexts, platform) == 0
-    bound = slice_size(bounded, 5, 3, num_contexts, platform)
-    assert num_contexts % bound == 0 and bound <= most
-    assert slice_size(free, 5, 3, num_contexts, "gpu") == num_contexts
-
-
-@pytest.mark.parametrize("leading", [0, 1])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_unpacking_undoes_packing_on_the_host_and_off_it(leading, layers):
-    config = tiny(f"model.num_layers={layers}", "num_seeds=2")
-    state = init_state(config)
-    state = state if leading else jax.tree.map(lambda leaf: leaf[0], state)
-    for tree in (state, jax.device_get(state)):
-        packed = pack(tree, leading)
-        rows = packed.params
-        assert len(rows) == 1 + layers
-        assert all(row.ndim == 1 + leading for row in rows)
-        assert len({row.shape for row in rows[1:]}) == 1  # blocks are alike
-        again = unpack(packed, tree, leading)
-        assert jax.tree.structure(again) == jax.tree.structure(tree)
-        assert equal(again, tree)
 
 
 def test_packed_parameters_have_the_packed_gradient():

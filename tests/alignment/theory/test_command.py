@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from icl_align.alignment.theory import exactness, knock_outs, trained
+from icl_align.alignment.theory import exactness, inside, knock_outs, trained
 from icl_align.alignment.theory.command import exactness_cells, knock_out_cells, main, trained_cells
 from icl_align.alignment.theory.figures import knock_outs_figure, limits_figure, trained_figure
 from icl_align.alignment.theory.options import TheoryConfig
@@ -346,7 +346,7 @@ def test_a_finished_run_is_compared_and_its_folder_gets_the_results(tmp_path, mo
         for one in group:
             one.curves = {}
 
-    monkeypatch.setattr("icl_align.run._evaluate", no_evaluation)
+    monkeypatch.setattr("icl_align.running.run._evaluate", no_evaluation)
     training, called = results()["training"], []
 
     def train(config, num_responses, num_steps, progress):
@@ -361,7 +361,7 @@ def test_a_finished_run_is_compared_and_its_folder_gets_the_results(tmp_path, mo
 
     monkeypatch.setattr(trained, "learners", few)
     monkeypatch.setattr(trained, "tuned_learning_rate", lambda config, num_steps: 0.1)
-    monkeypatch.setattr(trained, "PROBED_STEPS", (1, 2))
+    monkeypatch.setattr(inside, "PROBED_STEPS", (1, 2))
     folder = tmp_path / "run"
     config = tiny("train.steps=2", "task.num_responses=2", "task.dim=2")
     run(config, folder)

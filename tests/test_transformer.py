@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import parameters
 from scipy import stats
 
 from icl_align.config import ATTENTIONS, TrunkConfig
@@ -18,6 +17,7 @@ from icl_align.transformer import (
     attend,
     attention_weights,
 )
+from networks import parameters
 
 quick_attend = jax.jit(attend, static_argnums=0)
 

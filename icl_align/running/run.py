@@ -1,6 +1,6 @@
 """One run in its folder: start or go on, train, evaluate, leave the results.
 
-Signals and clocks of training live here; `training` and `curves` are pure.
+Signals and clocks live here and in `loop`; `training` is pure.
 """
 
 import contextlib

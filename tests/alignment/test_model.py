@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import D, N, parameters, random_context
 from scipy import stats
 
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import TOKENS, ModelConfig, TaskConfig
 from icl_align.transformer import num_parameters
+from networks import D, N, parameters, random_context
 
 
 def build(dim=D, num_responses=N, seed=0, **options):

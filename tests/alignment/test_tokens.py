@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
-from networks import D, N, random_context
 
 from icl_align.alignment.options import TaskConfig
 from icl_align.alignment.tokens import InterleavedTokens, TripletNormTokens, TripletTokens
+from networks import D, N, random_context
 
 
 def features(layout, context):

@@ -23,7 +23,7 @@ TOGETHER = ["num_seeds=4", "train.batch_size=16", "model.num_layers=2"]
 CASES = {
     "by themselves": (TOGETHER, [], 8),
     "seeds": (TOGETHER, ["devices.batch=1"], 8),
-    "batch, in slices": (TOGETHER, ["devices.seeds=1", "devices.slice=1"], 8),
+    "batch": (TOGETHER, ["devices.seeds=1"], 8),
     "one is idle": (TOGETHER, [], 5),
     "asked for": (TOGETHER, ["devices.seeds=2", "devices.batch=2", "devices.slice=2"], 8),
     "bidirectional": (["num_seeds=2", "model.causal=false", "train.batch_size=8"], [], 8),

@@ -49,7 +49,7 @@ def eight():
 MESHES = {
     "by themselves": (4, 2),
     "seeds": (4, 1),
-    "batch, in slices": (1, 8),
+    "batch": (1, 8),
     "one is idle": (1, 4),
     "asked for": (2, 2),
     "bidirectional": (2, 4),
@@ -85,8 +85,9 @@ def test_each_device_holds_its_share(eight, name):
 
 
 def test_devices_divide_the_contexts_of_a_batch(eight):
-    # Without its share each device would compute as much as one alone; Adam is not divided.
-    assert eight["cases"]["batch, in slices"]["operations"] < 0.5
+    # Without its share each device would compute as much as one alone; Adam is not divided. Of a
+    # loop over slices XLA counts one slice, so this is no fact of a case with slices.
+    assert eight["cases"]["batch"]["operations"] < 0.5
     assert eight["cases"]["seeds"]["operations"] == pytest.approx(1, abs=0.1)  # in turn, or at once
 
 

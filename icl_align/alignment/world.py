@@ -13,13 +13,12 @@ from icl_align.alignment.learners import (
     gradient_descent,
     gradient_descent_steps,
     least_squares,
-    optimality_gap,
-    plackett_luce_optimum,
     weighted_average,
 )
 from icl_align.alignment.losses import training_loss
 from icl_align.alignment.metrics import agreement, refinement_error, regret
 from icl_align.alignment.model import Transformer
+from icl_align.alignment.optimum import optimality_gap, plackett_luce_optimum
 from icl_align.alignment.options import LEARNERS, QUANTITIES, RANKING_LOSSES, Options
 from icl_align.alignment.tokens import num_tokens
 from icl_align.config import implemented

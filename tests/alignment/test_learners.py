@@ -13,12 +13,11 @@ from icl_align.alignment.learners import (
     gradient_descent,
     gradient_descent_steps,
     least_squares,
-    optimality_gap,
-    plackett_luce_optimum,
     weighted_average,
 )
 from icl_align.alignment.losses import normalize, plackett_luce, ranking_losses
 from icl_align.alignment.metrics import refinement_error
+from icl_align.alignment.optimum import optimality_gap, plackett_luce_optimum
 from icl_align.alignment.options import TASKS, GradientDescentConfig, TaskConfig
 from icl_align.running.keys import evaluation_keys
 
@@ -454,6 +453,36 @@ def test_in_one_dimension_the_optimum_is_the_better_sign(solved):
     context, optimum = solved(1)
     losses = [cosine_losses(jnp.full((300, 9, 1), sign), context) for sign in (1.0, -1.0)]
     np.testing.assert_allclose(cosine_losses(optimum, context), np.minimum(*losses), atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_among_tied_rewards_no_direction_and_no_descent_beats_the_cosine_optimum(solved, dim):
+    context, _ = solved(dim, TASKS[1], 1.0)
+    context = context._replace(rewards=jnp.round(3 * context.rewards))
+    optimum = optimum_of(context)
+    beaten = np.any(cosine_losses(optimum, context) > least_competitor(context) + 1e-4, axis=-1)
+    assert np.mean(beaten) <= 0.01
+    assert np.max(quick_gap(optimum, context, "cosine")) < 5e-3
+
+
+@pytest.mark.parametrize("score", ["cosine", DISTANCE])
+def test_slices_of_contexts_have_the_optima_of_the_whole(few, score):
+    whole = jax.jit(lambda context: plackett_luce_optimum(context, score))(few)
+    slices = jax.tree.map(lambda array: array.reshape(4, 2, *array.shape[1:]), few)
+    found = jax.jit(lambda c: jax.lax.map(lambda s: plackett_luce_optimum(s, score), c))(slices)
+    losses = cosine_losses if score == "cosine" else distance_losses
+    found = losses(found.reshape(whole.shape), few)
+    np.testing.assert_allclose(found, losses(whole, few), rtol=0, atol=1e-3)
+
+
+def test_the_optimum_has_the_type_of_its_context():
+    context = float64_context(8)
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            optimum = plackett_luce_optimum(
+                jax.tree.map(lambda a, t=dtype: jnp.asarray(a, t), context)
+            )
+            assert optimum.dtype == dtype and np.all(np.isfinite(optimum))
 
 
 # ------------------------------------------------------------------ optimum of the squared distance

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from icl_align.alignment.learners import best_attempt, plackett_luce_optimum, weighted_average
+from icl_align.alignment.learners import best_attempt, weighted_average
 from icl_align.alignment.losses import ranking_losses
 from icl_align.alignment.metrics import agreement, refinement_error, regret
+from icl_align.alignment.optimum import plackett_luce_optimum
 from icl_align.alignment.options import TASKS
 
 quick_regret = jax.jit(regret, static_argnums=3)

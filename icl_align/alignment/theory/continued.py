@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_align.alignment.contexts import shown_to_transformer
-from icl_align.alignment.learners import plackett_luce_optimum
 from icl_align.alignment.losses import cosine_similarity, training_loss
+from icl_align.alignment.optimum import plackett_luce_optimum
 from icl_align.alignment.options import Options
 from icl_align.alignment.theory.assembly import Network, as_module
 from icl_align.alignment.theory.construction import DULL, SHARP, plackett_luce_network

@@ -22,10 +22,10 @@ from icl_align.alignment.contexts import Context, shown_to_transformer
 from icl_align.alignment.learners import (
     best_attempt,
     least_squares,
-    plackett_luce_optimum,
     weighted_average,
 )
 from icl_align.alignment.losses import cosine_similarity, normalize
+from icl_align.alignment.optimum import plackett_luce_optimum
 from icl_align.alignment.options import Options
 from icl_align.alignment.theory.assembly import Network, run_last_row
 from icl_align.alignment.theory.construction import constructed_step

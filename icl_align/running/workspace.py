@@ -26,7 +26,7 @@ COMPARE = ("ablation", "name")
 
 @dataclasses.dataclass
 class DashboardConfig:
-    """All options of `python -m icl_align.dashboard`."""
+    """The options of `python -m icl_align.dashboard` that do not depend on the world."""
 
     entity: Optional[str] = option(None, "user or team; null is the account's default")
     project: str = option(WandbConfig().project, "project that has the runs")
@@ -39,7 +39,7 @@ class DashboardConfig:
 
 
 def dashboard_options(world: str) -> type[DashboardConfig]:
-    """All options for the runs of a world: also under which conditions they were evaluated."""
+    """All options for the runs of a world: those, and the conditions they were evaluated under."""
     of_world = options_of(world)
     evaluation, name = of_world().evaluation, of_world.measures.condition
     [field] = [field for field in dataclasses.fields(evaluation) if field.name == name]

@@ -43,7 +43,7 @@ def mean_interval(
     with Welch-Satterthwaite degrees of freedom. With one seed only the contexts count, and the
     interval says nothing about other seeds.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     mean = moments.seed_means.mean(axis=0)
     num_seeds, count = len(moments.seed_means), moments.count
@@ -54,5 +54,5 @@ def mean_interval(
     variance = over_contexts + over_seeds
     parts = over_contexts**2 / (count - 1) + over_seeds**2 / max(num_seeds - 1, 1)
     freedom = np.where(parts > 0, variance**2 / np.where(parts > 0, parts, 1), count - 1)
-    half = t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(variance)
+    half = stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
     return mean, mean - half, mean + half

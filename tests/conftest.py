@@ -14,6 +14,7 @@ import pytest
 
 from icl_align.alignment.contexts import sample_contexts
 from icl_align.alignment.options import TaskConfig
+from runs import ROOT
 
 # What tests rely on is set here, not inherited: a shell that starts them in the background ignores
 # SIGINT, and processes inherit that.
@@ -35,11 +36,14 @@ if OWN_FOLDER not in os.environ:
 tempfile.tempdir = None  # it is read anew
 # Programs here run once on tiny arrays: compiling them quickly matters more than their speed. Runs
 # in this process, in the other workers and in processes of their own share what is compiled.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+QUICKLY = "--xla_backend_optimization_level=0"
+if jax.__version_info__[:2] == (0, 10):  # a flag that another version may not know ends the process
+    QUICKLY += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICKLY)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ[OWN_FOLDER], "programs")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_unconfigure(config):
@@ -76,3 +80,22 @@ def draw():
         return jax.tree.map(lambda array: jnp.asarray(array[:num_contexts]), contexts)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A copy of the packages in which the toy world is registered, for what knows no world."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for package in ("icl_align", "conf", "experiments"):
+        shutil.copytree(ROOT / package, folder / package)
+    own = ROOT / "tests" / "toy"
+    (folder / "icl_align" / "toy").mkdir()
+    for name in ("options.py", "world.py"):
+        shutil.copy(own / name, folder / "icl_align" / "toy")
+    shutil.copy(own / "toy.yaml", folder / "conf" / "world")
+    shutil.copy(own / "claims.py", folder)
+    registry = folder / "icl_align" / "world.py"
+    text = registry.read_text()
+    assert text.count('WORLDS = ("alignment",') == 1
+    registry.write_text(text.replace('WORLDS = ("alignment",', 'WORLDS = ("toy", "alignment",'))
+    return folder

@@ -1,5 +1,7 @@
 """What the tests of whole runs share: tiny configurations, processes, and readers of what they left."""
 
+import copy
+import functools
 import os
 import struct
 import subprocess
@@ -21,6 +23,11 @@ OFF = "wandb.mode=disabled"
 
 
 def tiny(*overrides):
+    return copy.deepcopy(_composed(*overrides))
+
+
+@functools.cache
+def _composed(*overrides):
     return compose_config([*TINY, OFF, *overrides])
 
 

@@ -1,50 +1,29 @@
 """A third world is a folder, a file in conf/world/ and one entry in a registry; nothing else."""
 
 import json
-import shutil
 import signal
 
-import pytest
-
 from icl_align.running.tracking import read_rows
-from runs import ROOT, finish, start, wait_for
+from runs import finish, start, wait_for
 
 QUICK = ["world=toy", "train.learning_rate=0.1", "evaluation.num_contexts=16"]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the packages, in which the toy world is registered."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for package in ("icl_align", "conf", "experiments"):
-        shutil.copytree(ROOT / package, folder / package)
-    toy = ROOT / "tests" / "toy"
-    (folder / "icl_align" / "toy").mkdir()
-    for name in ("options.py", "world.py"):
-        shutil.copy(toy / name, folder / "icl_align" / "toy")
-    shutil.copy(toy / "toy.yaml", folder / "conf" / "world")
-    registry = folder / "icl_align" / "world.py"
-    text = registry.read_text()
-    assert text.count('WORLDS = ("alignment",') == 1
-    registry.write_text(text.replace('WORLDS = ("alignment",', 'WORLDS = ("toy", "alignment",'))
-    return folder
-
-
-def run(checkout, *arguments, **options):
-    status, out, err = finish(start(*arguments, cwd=checkout, env_path=checkout, **options))
+def run(toy, *arguments, **options):
+    status, out, err = finish(start(*arguments, cwd=toy, env_path=toy, **options))
     assert status == 0, err
     return out
 
 
-def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(checkout, tmp_path):
+def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(toy, tmp_path):
     folder = tmp_path / "run"
     long = ["train.steps=4000", "train.log_every=1", f"hydra.run.dir={folder}"]
-    process = start(*QUICK, *long, cwd=checkout, env_path=checkout)
+    process = start(*QUICK, *long, cwd=toy, env_path=toy)
     wait_for(lambda: read_rows(folder / "metrics.jsonl"), process)
     process.send_signal(signal.SIGTERM)
     status, _, err = finish(process)
     assert status in (0, 143), err  # 0 where it was done before the signal came
-    out = run(checkout, f"hydra.run.dir={folder}")  # its world is its own
+    out = run(toy, f"hydra.run.dir={folder}")  # its world is its own
     assert status == 0 or "going on at step" in out
     assert "distance after 3 points, by shift" in out
     rows = [row for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
@@ -55,33 +34,33 @@ def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(checkout, tmp_path)
         assert max(curves["learners"]["network"][shift]["distance"]["mean"]) < 1e-2
         assert min(curves["learners"]["zero"][shift]["distance"]["mean"]) > 0.5
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    run(checkout, f"run_dir={folder}", "evaluation.shift=[3.0]", module="icl_align.evaluate")
+    run(toy, f"run_dir={folder}", "evaluation.shift=[3.0]", module="icl_align.evaluate")
     [again] = folder.glob("evaluations/*/curves.json")
     assert list(json.loads(again.read_text())["learners"]["network"]) == ["3.0"]
 
 
-def test_it_sweeps(checkout, tmp_path):
+def test_it_sweeps(toy, tmp_path):
     short = ["train.steps=5", "wandb.mode=disabled", f"hydra.sweep.dir={tmp_path}"]
-    run(checkout, "-m", *QUICK, *short, "task.slope=1,3")
+    run(toy, "-m", *QUICK, *short, "task.slope=1,3")
     losses = [read_rows(tmp_path / n / "metrics.jsonl")[0]["train/loss"] for n in ("0", "1")]
     assert losses[0] < losses[1]
     assert all((tmp_path / n / "curves.json").exists() for n in ("0", "1"))
 
 
-def test_its_claims_are_judged_and_reported(checkout, tmp_path):
-    shutil.copy(ROOT / "tests" / "toy" / "claims.py", checkout)
-    run(checkout, str(tmp_path), module="claims")
+def test_its_claims_are_judged_and_reported(toy, tmp_path):
+    run(toy, "line", "scale=toy", "seed=0", f"folder={tmp_path}", "wandb.mode=disabled",
+        module="claims")  # fmt: skip
     [verdict] = json.loads((tmp_path / "report" / "verdicts.json").read_text())
     assert verdict["verdict"] == "supported"
     assert "it finds the line" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_its_options_are_its_own_and_those_of_other_worlds_are_refused(checkout, tmp_path):
-    assert "task.slope=2.0" in run(checkout, "world=toy", "--help")
-    assert "task.slope" not in run(checkout, "--help")
+def test_its_options_are_its_own_and_those_of_other_worlds_are_refused(toy, tmp_path):
+    assert "task.slope=2.0" in run(toy, "world=toy", "--help")
+    assert "task.slope" not in run(toy, "--help")
     for refused in ("task.num_responses=3", "loss=cosine", "+ablation=interleaved_tokens"):
         arguments = ["world=toy", refused, f"hydra.run.dir={tmp_path / 'none'}"]
-        status, _, err = finish(start(*arguments, cwd=checkout, env_path=checkout))
+        status, _, err = finish(start(*arguments, cwd=toy, env_path=toy))
         assert (status, len(err.splitlines())) == (2, 1), err
         assert refused.lstrip("+") in err
     assert not (tmp_path / "none").exists()

@@ -142,12 +142,19 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(config: Config, members: Member | None = None) -> TrainState:
     """The state before the first step, for all members; by default the seeds of `config`."""
+    members = members_of(config) if members is None else members
+    return _initialisation(pickle.dumps(config))(members)
+
+
+@functools.cache  # one program, however often it is asked for
+def _initialisation(pickled: bytes) -> Callable[[Member], TrainState]:
+    config = pickle.loads(pickled)
 
     def one(member):
         params = nnx.to_pure_dict(nnx.state(build_network(config, member.seed), nnx.Param))
         return _untrained(config, member, params)
 
-    return jax.jit(jax.vmap(one))(members_of(config) if members is None else members)
+    return jax.jit(jax.vmap(one))
 
 
 def state_shapes(config: Config, members: Member | None = None) -> TrainState:

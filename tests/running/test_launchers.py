@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -19,13 +18,12 @@ from icl_align.running.help import help_text
 from icl_align.running.shares import divide
 from icl_align.running.sweeps import final_loss
 from icl_align.running.tracking import read_rows
-from runs import OFF, ROOT, TINY, finish, start
+from runs import OFF, ROOT, finish, start, wait_for
 
-PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-QUICK = ["-m", *TINY, OFF, "train.steps=6", "+hydra.callbacks.where._target_=where.Where"]
+QUICK = ["-m", "world=toy", "evaluation.num_contexts=8", OFF, "train.steps=6"]
+QUICK += ["+hydra.callbacks.where._target_=where.Where"]
 # The first of the two jobs diverges.
-ONE_FAILS = ["model.norm=none", "train.clip_norm=null", "train.schedule=constant"]
-ONE_FAILS += ["train.learning_rate=1e38,1e-3"]
+ONE_FAILS = ["train.clip_norm=null", "train.schedule=constant", "train.learning_rate=1e38,1e-3"]
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -35,11 +33,21 @@ def own_shares(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def sweep(folder, *overrides):
-    process = start(
-        *QUICK, *overrides, f"hydra.sweep.dir={folder}", cwd=folder.parent, env_path=PATHS
-    )
-    return finish(process)
+@pytest.fixture(scope="module")
+def paths(toy):
+    """Where processes find the packages, the toy world, and `where`."""
+    return os.pathsep.join([str(toy), str(ROOT / "tests")])
+
+
+@pytest.fixture
+def sweep(paths):
+    """sweep(folder, *overrides) -> (exit status, stdout, stderr)."""
+
+    def sweep(folder, *overrides):
+        overrides = [*QUICK, *overrides, f"hydra.sweep.dir={folder}"]
+        return finish(start(*overrides, cwd=folder.parent, env_path=paths))
+
+    return sweep
 
 
 def where(folder):
@@ -61,7 +69,7 @@ def check_that_the_first_failed_alone(folder, outcome):
     assert (folder / "1" / "curves.json").exists()
 
 
-def test_jobs_in_processes_have_their_shares_and_one_that_fails_fails_alone(tmp_path):
+def test_jobs_in_processes_have_their_shares_and_one_that_fails_fails_alone(tmp_path, sweep):
     folder = tmp_path / "sweep"
     made = []
     for _ in range(2):
@@ -74,7 +82,7 @@ def test_jobs_in_processes_have_their_shares_and_one_that_fails_fails_alone(tmp_
     assert made[0] == made[1]  # the second time, what was finished is passed
 
 
-def test_jobs_in_the_local_queue_have_their_shares_and_one_that_fails_fails_alone(tmp_path):
+def test_jobs_in_the_local_queue_have_their_shares_and_one_that_fails_fails_alone(tmp_path, sweep):
     folder = tmp_path / "sweep"
     outcome = sweep(folder, "hydra/launcher=local_queue", *ONE_FAILS)
     check_that_the_first_failed_alone(folder, outcome)
@@ -82,19 +90,19 @@ def test_jobs_in_the_local_queue_have_their_shares_and_one_that_fails_fails_alon
     assert len(list((folder / ".submitit").glob("*/*.out"))) == 2
 
 
-@pytest.fixture
-def ray_cluster():
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray takes the address of the network otherwise, also where 127.0.0.1 is asked for.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(paths):
     """Address of a cluster of two nodes with one core each, on the loopback device."""
     folder = tempfile.mkdtemp(dir="/tmp")  # short, for its sockets
-    environment = {
-        **os.environ,
-        "PYTHONPATH": PATHS,
-        "JAX_PLATFORMS": "cpu",
-        "RAY_TMPDIR": folder,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray takes the address of the network otherwise, also where 127.0.0.1 is asked for.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
+    environment = {**os.environ, **RAY, "RAY_TMPDIR": folder}
+    environment |= {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "where.py")],
         cwd="/",
@@ -119,13 +127,17 @@ def ray_cluster():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_jobs_on_a_ray_cluster_run_on_its_nodes(tmp_path, monkeypatch, ray_cluster):
-    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture
+def on_ray(ray_cluster, monkeypatch):
+    """Processes of this test find the cluster."""
+    for name, value in {**RAY, "RAY_ADDRESS": ray_cluster}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_jobs_on_a_ray_cluster_run_on_its_nodes(tmp_path, paths, on_ray):
     # The folder is given as seen from here; the nodes were started elsewhere.
     overrides = [*QUICK, "hydra/launcher=ray_cluster", *ONE_FAILS, "hydra.sweep.dir=sweep"]
-    outcome = finish(start(*overrides, cwd=tmp_path, env_path=PATHS))
+    outcome = finish(start(*overrides, cwd=tmp_path, env_path=paths))
     check_that_the_first_failed_alone(tmp_path / "sweep", outcome)
     first, second = where(tmp_path / "sweep")
     assert None not in (first["node"], second["node"])
@@ -134,10 +146,10 @@ def test_jobs_on_a_ray_cluster_run_on_its_nodes(tmp_path, monkeypatch, ray_clust
     assert first["cores"] != second["cores"] or len(CORES) == 1
 
 
-def test_a_search_finds_the_best_learning_rate_and_passes_over_what_diverges(tmp_path):
+def test_a_search_finds_the_best_learning_rate_and_passes_over_what_diverges(tmp_path, sweep):
     folder = tmp_path / "search"
     options = ["hydra/sweeper=learning_rate", "hydra.sweeper.n_trials=3", *ONE_FAILS[:-1]]
-    options += ["train.learning_rate=tag(log,interval(1e-40,1e40))", "hydra.sweeper.sampler.seed=1"]
+    options += ["train.learning_rate=tag(log,interval(1e-40,1e40))", "hydra.sweeper.sampler.seed=5"]
     found = []
     for _ in range(2):  # the same search again asks for the same trials, and passes them
         status, _, err = sweep(folder, *options)
@@ -164,17 +176,13 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth_of_the_steps(tmp_path):
     assert final_loss(tmp_path) == float("inf")
 
 
-def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path):
+def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path, paths):
     folder = tmp_path / "sweep"
     options = ["hydra/launcher=processes", "seed=0,1", "train.steps=400"]
     options += ["train.checkpoint_every=20", "train.log_every=1"]
     command = [*QUICK, *options, f"hydra.sweep.dir={folder}"]
-    process = start(*command, cwd=tmp_path, env_path=PATHS)
-    deadline = time.monotonic() + 120
-    while not any(saved.name.isdigit() for saved in (folder / "0" / "checkpoints").glob("*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    process = start(*command, cwd=tmp_path, env_path=paths)
+    wait_for(lambda: any((folder / "0" / "checkpoints").glob("[0-9]*")), process)
     [worker] = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -185,7 +193,7 @@ def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path):
     assert status == 1
     assert "TerminatedWorkerError" in err
     assert not (folder / "0" / "curves.json").exists()
-    status, out, err = finish(start(*command, cwd=tmp_path, env_path=PATHS))
+    status, out, err = finish(start(*command, cwd=tmp_path, env_path=paths))
     assert status == 0, err
     assert "going on at step" in out
     for name in ("0", "1"):
@@ -194,15 +202,12 @@ def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path):
         assert (folder / name / "curves.json").exists()
 
 
-def test_the_workers_of_a_sweep_that_was_killed_end_too(tmp_path):
+def test_the_workers_of_a_sweep_that_was_killed_end_too(tmp_path, paths):
     folder = tmp_path / "sweep"
     options = ["hydra/launcher=processes", "seed=0,1", "train.steps=1000000"]
-    process = start(*QUICK, *options, f"hydra.sweep.dir={folder}", cwd=tmp_path, env_path=PATHS)
-    deadline = time.monotonic() + 120
-    while not all((folder / name / "metrics.jsonl").exists() for name in ("0", "1")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start(*QUICK, *options, f"hydra.sweep.dir={folder}", cwd=tmp_path, env_path=paths)
+    logs = [folder / name / "metrics.jsonl" for name in ("0", "1")]
+    wait_for(lambda: all(log.exists() for log in logs), process)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     left = psutil.wait_procs(workers, timeout=60)[1]
@@ -277,10 +282,9 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_extra(tmp_path, choice, 
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def campaign(folder, *overrides):
-    options = ["tokens", "scale=smoke", "num_seeds=1", f"folder={folder}", "wandb.mode=disabled"]
-    process = start(*options, "-m", *overrides, module="experiments", cwd=folder.parent)
-    return finish(process)
+def campaign(folder, paths, *overrides):
+    options = ["two_sizes", "scale=toy", "num_seeds=1", f"folder={folder}", OFF, "-m", *overrides]
+    return finish(start(*options, module="claims", cwd=folder.parent, env_path=paths))
 
 
 def check_the_campaign(folder, outcome):
@@ -293,16 +297,13 @@ def check_the_campaign(folder, outcome):
 
 
 @pytest.mark.parametrize("launcher", ["processes", "local_queue"])
-def test_a_campaign_runs_through_a_launcher(tmp_path, launcher):
+def test_a_campaign_runs_through_a_launcher(tmp_path, paths, launcher):
     folder = tmp_path / "campaign"
-    check_the_campaign(folder, campaign(folder, f"hydra/launcher={launcher}"))
+    check_the_campaign(folder, campaign(folder, paths, f"hydra/launcher={launcher}"))
     logs = "".join(log.read_text() for log in folder.glob("jobs/*.log"))
     assert "CPU (1 cores)" in logs or len(CORES) != 2  # each job had its half of the machine
 
 
-def test_a_campaign_runs_on_a_ray_cluster(tmp_path, monkeypatch, ray_cluster):
-    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+def test_a_campaign_runs_on_a_ray_cluster(tmp_path, paths, on_ray):
     folder = tmp_path / "campaign"
-    check_the_campaign(folder, campaign(folder, "hydra/launcher=ray_cluster"))
+    check_the_campaign(folder, campaign(folder, paths, "hydra/launcher=ray_cluster"))

@@ -10,7 +10,7 @@ from flax import nnx
 
 from icl_align.alignment.contexts import sample_contexts
 from icl_align.alignment.losses import training_loss
-from icl_align.config import TrainConfig
+from icl_align.config import TrainConfig, program_key
 from icl_align.running.keys import training_keys
 from icl_align.running.mesh import make_mesh
 from icl_align.running.packing import pack, unpack
@@ -30,10 +30,20 @@ from icl_align.running.training import (
 from icl_align.transformer import Block
 from runs import tiny
 
+CHUNKS = {}
+
+
+def chunk_of(config, most=8):
+    """The program of up to `most` steps on one device, made once."""
+    key = program_key(config), most
+    if key not in CHUNKS:
+        mesh = make_mesh(config, config.num_seeds, jax.devices()[:1])
+        CHUNKS[key] = make_chunk(config, most, mesh)
+    return CHUNKS[key]
+
 
 def train(config, *sizes, most=8):
-    mesh = make_mesh(config, config.num_seeds, jax.devices()[:1])
-    members, chunk = members_of(config), make_chunk(config, most, mesh)
+    members, chunk = members_of(config), chunk_of(config, most)
     state = pack(init_state(config), leading=1)
     rows = []
     for size in sizes:
@@ -42,6 +52,10 @@ def train(config, *sizes, most=8):
     return unpack(state, like=state_shapes(config), leading=1), {
         name: np.concatenate([row[name] for row in rows]) for name in rows[0]
     }
+
+
+def gradient_of(config, **options):
+    return jax.jit(lambda params, keys: loss_and_gradient(config, params, keys, **options))
 
 
 def equal(a, b):
@@ -80,7 +94,7 @@ def test_one_step_is_adam_on_the_clipped_gradient_of_the_loss():
     before = init_state(config)
     params = jax.tree.map(lambda leaf: leaf[0], before.params)
     keys = training_keys(config.seed, 0, config.train.batch_size)
-    loss, grads = jax.value_and_grad(lambda p: loss_of(config, p, keys))(params)
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: loss_of(config, p, keys)))(params)
     norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, 0.5 / norm)
     # Adam's first step: m / sqrt(v) with both bias-corrected is g / |g|.
@@ -109,7 +123,7 @@ def test_training_learns():
 def test_the_state_is_donated():
     config = tiny()
     state = pack(init_state(config), leading=1)
-    make_chunk(config, 2, make_mesh(config, 1))(members_of(config), state, 1)
+    chunk_of(config)(members_of(config), state, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -141,8 +155,8 @@ def test_slices_of_a_batch_have_the_gradient_of_the_batch(size):
     config = tiny("train.batch_size=16")
     params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
     keys = training_keys(0, 3, 16)
-    loss, gradient = loss_and_gradient(config, params, keys)
-    sliced_loss, sliced = loss_and_gradient(config, params, keys, slice_size=size)
+    loss, gradient = gradient_of(config)(params, keys)
+    sliced_loss, sliced = gradient_of(config, slice_size=size)(params, keys)
     assert sliced_loss == pytest.approx(float(loss), rel=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(sliced), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -153,8 +167,8 @@ def test_packed_parameters_have_the_packed_gradient():
     params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
     unpacked = functools.partial(unpack, like=params)
     keys = training_keys(0, 3, 4)
-    loss, gradient = loss_and_gradient(config, params, keys)
-    packed_loss, packed = loss_and_gradient(config, pack(params), keys, unpacked=unpacked)
+    loss, gradient = gradient_of(config)(params, keys)
+    packed_loss, packed = gradient_of(config, unpacked=unpacked)(pack(params), keys)
     assert float(packed_loss) == pytest.approx(float(loss), rel=1e-6)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(unpacked(packed)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -175,9 +189,9 @@ def test_a_packed_step_is_the_plain_step(options):
     config = tiny(*moving, *options)
     member, state = jax.tree.map(lambda leaf: leaf[0], (members_of(config), init_state(config)))
     keys = training_keys(0, 0, 8)
-    plain, metrics = train_step(config, member, state, keys)
-    unpacked = functools.partial(unpack, like=state.params)
-    packed, packed_metrics = train_step(config, member, pack(state), keys, unpacked=unpacked)
+    plain, metrics = jax.jit(functools.partial(train_step, config))(member, state, keys)
+    step = functools.partial(train_step, config, unpacked=functools.partial(unpack, like=state.params))
+    packed, packed_metrics = jax.jit(step)(member, pack(state), keys)
     after = unpack(packed, like=state)
     for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)  # Adam: a tiny gradient's rounding counts
@@ -211,9 +225,10 @@ def test_attempts_after_the_last_that_is_trained_on_are_left_out_without_a_diffe
     params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
     keys = training_keys(0, 0, 8)
     contexts = sample_contexts(config.task, keys)
-    whole = network_of(config)(params, contexts)  # all 4 attempts
+    whole = jax.jit(network_of(config))(params, contexts)  # all 4 attempts
     expected = training_loss(config.loss, whole, contexts)
-    assert float(loss_of(config, params, keys)) == pytest.approx(float(expected), rel=1e-6)
+    loss = jax.jit(lambda p: loss_of(config, p, keys))(params)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
@@ -264,8 +279,7 @@ def test_a_block_with_more_than_parameters_is_refused(monkeypatch):
 
 def test_the_parts_of_a_step_are_named_in_the_program():
     config = tiny()
-    mesh = make_mesh(config, 1, jax.devices()[:1])
     state = pack(init_state(config), leading=1)
-    text = make_chunk(config, 2, mesh).lower(members_of(config), state, 1).as_text(debug_info=True)
+    text = chunk_of(config).lower(members_of(config), state, 1).as_text(debug_info=True)
     for scope in ("tokens", "attention", "mlp", "loss", "optimizer"):
         assert re.search(rf'[/("]{scope}[/)"]', text), scope

@@ -1,34 +1,27 @@
-"""Runs a claim of the toy world in the folder named on the command line, and writes its report."""
+"""`python -m experiments` with claims of the toy world: one needs one job, the other two."""
 
-import sys
-from pathlib import Path
-
-from experiments.campaign import Campaign
+from experiments import alignment, claims
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, below
-from experiments.engine import run_job
-from experiments.report import write_report
-from icl_align.config import WandbConfig
 
 SCALE = Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None)
 
 
-def distance(learner):
-    return Effect(((1, Reading(Arm(), "distance", learner, "1.0", 2)),))
+def distance(learner, *overrides):
+    return Effect(((1, Reading(Arm(overrides), "distance", learner, "1.0", 2)),))
 
 
-def main():
-    close = distance("network") - distance("zero")
+def claim(*overrides):
+    close = distance("network") - distance("zero", *overrides)
     judgement = Judgement("published", "it finds the line", close, below(0.0))
-    claim = Claim("A line can be found.", "ours", (judgement,), {"network": distance("network")})
-    off = WandbConfig(mode="disabled")
-    campaign = Campaign({"line": claim}, SCALE, Path(sys.argv[1]), 0, 5, off)
-    campaign.register(campaign.claims)
-    for job in campaign.missing_jobs(16):
-        job.write()
-        run_job(job.file)
-    assert not campaign.missing_jobs(16)
-    write_report(campaign, off, "the command", campaign.claims)
+    return Claim("A line can be found.", "ours", (judgement,), {"network": distance("network")})
 
+
+CLAIMS = {"line": claim(), "two_sizes": claim("train.batch_size=4")}
+alignment.SCALES = {"toy": SCALE}
+claims.NAMES = tuple(CLAIMS)
+claims.load = lambda name, scale: CLAIMS[name]
 
 if __name__ == "__main__":
+    from experiments.__main__ import main
+
     main()

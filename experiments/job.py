@@ -141,12 +141,16 @@ def _stop_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main() -> None:
-    """Runs the job of the file named on the command line."""
-    began = time.time()
-    set_up_jax()
-    file, parent = Path(sys.argv[1]), int(sys.argv[2])
-    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+def run(file: Path, began: float) -> None:
+    """Trains and evaluates the runs of a job, in this process.
+
+    Args:
+      file: the job.
+      began: when its process began, in seconds since the epoch.
+
+    Raises:
+      SystemExit: it was told to stop, or could not go on; in one line.
+    """
     terminal = Terminal()
     runs = read_runs(file)
     whole = [run for run in runs if not run.diverged()]
@@ -162,6 +166,15 @@ def main() -> None:
                 terminal.warn(str(failure))
     finally:
         _leave_account(runs, time.time() - began)
+
+
+def main() -> None:
+    """Runs the job of the file named on the command line."""
+    began = time.time()
+    set_up_jax()
+    file, parent = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+    run(file, began)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,9 @@ def test_a_packed_step_is_the_plain_step(options):
     member, state = jax.tree.map(lambda leaf: leaf[0], (members_of(config), init_state(config)))
     keys = training_keys(0, 0, 8)
     plain, metrics = jax.jit(functools.partial(train_step, config))(member, state, keys)
-    step = functools.partial(train_step, config, unpacked=functools.partial(unpack, like=state.params))
+    step = functools.partial(
+        train_step, config, unpacked=functools.partial(unpack, like=state.params)
+    )
     packed, packed_metrics = jax.jit(step)(member, pack(state), keys)
     after = unpack(packed, like=state)
     for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(after.params), strict=True):

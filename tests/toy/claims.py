@@ -3,7 +3,11 @@
 from experiments import alignment, claims
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, below
 
-SCALE = Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None)
+LONG = ("train.steps=200", "train.checkpoint_every=1")
+SCALES = {
+    "toy": Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None),
+    "long": Scale("toy", ("evaluation.num_contexts=8", *LONG), (0.1,), 0.1, None),
+}
 
 
 def distance(learner, *overrides):
@@ -17,7 +21,7 @@ def claim(*overrides):
 
 
 CLAIMS = {"line": claim(), "two_sizes": claim("train.batch_size=4")}
-alignment.SCALES = {"toy": SCALE}
+alignment.SCALES = SCALES
 claims.NAMES = tuple(CLAIMS)
 claims.load = lambda name, scale: CLAIMS[name]
 

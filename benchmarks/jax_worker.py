@@ -11,7 +11,7 @@ from jax import lax
 
 from benchmarks.worker import Contender
 from icl_align.running.compose import compose_config
-from icl_align.running.crew import Crew
+from icl_align.running.crew import MOST_STEPS_A_CHUNK, Crew
 from icl_align.running.devices import set_up_jax
 from icl_align.running.keys import training_keys
 from icl_align.running.mesh import make_mesh
@@ -71,7 +71,7 @@ class Training(JaxContender):
         begun = time.perf_counter()
         left = count
         while left:
-            size = min(left, self.crew.most)
+            size = min(left, MOST_STEPS_A_CHUNK)
             metrics = self.crew.steps(size)
             left -= size
         loss = metrics["train/loss"][-1]

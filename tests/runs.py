@@ -68,6 +68,12 @@ def wait_for(happened, process=None, timeout=240):
         time.sleep(0.02)
 
 
+def saved_steps(folder):
+    """Steps whose checkpoints are whole, in a folder that may not be there yet."""
+    names = [path.name for path in (folder / "checkpoints").glob("*")]
+    return [int(name) for name in names if name.isdigit()]
+
+
 def training_rows(folder):
     """Rows of metrics.jsonl without what depends on the clock."""
     return [

@@ -35,7 +35,7 @@ from icl_align.running.training import (
 from icl_align.world import Untrained
 
 BEGIN, STEPS, HOST_STATE, WAIT, DISMISS, BEGIN_MEASURING, UNTRAINED, TRAINED = range(8)
-# A chunk never has more steps, so that its metrics stay small.
+# The same in every run: what a step rounds to may not depend on where chunks end.
 MOST_STEPS_A_CHUNK = 500
 
 
@@ -75,7 +75,7 @@ class Crew:
         return self._program.result()
 
     def steps(self, num_steps: int) -> dict[str, np.ndarray]:
-        """Takes some steps, at most `most` at once; returns their metrics, [num_steps, s]."""
+        """Takes some steps, at most MOST_STEPS_A_CHUNK at once; returns their metrics, [num_steps, s]."""
         self._tell(STEPS, num_steps)
         return self._steps(num_steps)
 
@@ -178,7 +178,6 @@ class Crew:
     def _begin(self, configs: list[Config], mesh: Mesh, restored: TrainState | None) -> None:
         config, self._mesh = configs[0], mesh
         self._configs = configs
-        self.most = min(MOST_STEPS_A_CHUNK, config.train.checkpoint_every, config.train.steps)
         self._members = _place(members_of(*configs), mesh)
         self._shapes = state_shapes(config, self._members)
         self._gather = jax.jit(lambda state: state, out_shardings=everywhere(mesh))
@@ -201,7 +200,7 @@ class Crew:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=divided(self._mesh)),
             jax.eval_shape(functools.partial(pack, leading=1), self._shapes),
         )
-        chunk = make_chunk(config, self.most, self._mesh)
+        chunk = make_chunk(config, MOST_STEPS_A_CHUNK, self._mesh)
         lowered = chunk.lower(self._members, state, np.int32(1))
         background = ThreadPoolExecutor(1)
         self._program = background.submit(lowered.compile, compiler_options(self._mesh, level=1))

@@ -11,7 +11,7 @@ import numpy as np
 
 from icl_align.config import Config
 from icl_align.running.checkpoints import Checkpoints
-from icl_align.running.crew import Crew
+from icl_align.running.crew import MOST_STEPS_A_CHUNK, Crew
 from icl_align.running.errors import RunError
 from icl_align.running.files import write_json
 from icl_align.running.profiling import Profile
@@ -71,7 +71,7 @@ def train(
         while step < train.steps:
             boundary = (step // train.checkpoint_every + 1) * train.checkpoint_every
             boundary = min(train.steps, boundary)
-            size = min(size, crew.most, boundary - step)
+            size = min(size, MOST_STEPS_A_CHUNK, boundary - step)
             size = min(size, PROFILED_STEPS) if profile.running else size
             begun = time.perf_counter()
             metrics = crew.steps(size)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from icl_align.config import ConfigError
+from icl_align.running.compose import compose_config
 from icl_align.running.crew import Crew
 from icl_align.running.evaluation import by_configuration, compute_curves_together
 from icl_align.running.measuring import Measuring
@@ -18,7 +19,8 @@ from runs import tiny
 
 STEPS = 3
 MOVING = ["train.learning_rate=1e-3", "train.warmup_fraction=0"]
-TOGETHER = ["num_seeds=4", "train.batch_size=16", "model.num_layers=2"]
+TOGETHER = ["num_seeds=4", "train.batch_size=16", "task.num_responses=2"]
+BIDIRECTIONAL = ["num_seeds=2", "model.causal=false", "task.num_responses=2"]
 # Name -> (options, those of them that only several devices get, how many there are).
 CASES = {
     "by themselves": (TOGETHER, [], 8),
@@ -26,7 +28,7 @@ CASES = {
     "batch": (TOGETHER, ["devices.seeds=1"], 8),
     "one is idle": (TOGETHER, [], 5),
     "asked for": (TOGETHER, ["devices.seeds=2", "devices.batch=2", "devices.slice=2"], 8),
-    "bidirectional": (["num_seeds=2", "model.causal=false", "train.batch_size=8"], [], 8),
+    "bidirectional": ([*BIDIRECTIONAL, "train.batch_size=8"], [], 8),
 }
 WRONG = {
     "seeds": ["num_seeds=3", "devices.seeds=2"],
@@ -76,8 +78,8 @@ def compared(options, of_many, number):
 
 def members_together():
     """Two members on each of 2 x 4 devices: one by one, and under a vmap, as accelerators do."""
-    config = tiny(*MOVING, "num_seeds=4", "train.batch_size=16", "model.num_layers=2")
-    on_two = tiny("devices.seeds=2", "train.batch_size=16")
+    config = tiny(*MOVING, *TOGETHER)
+    on_two = tiny("devices.seeds=2", *TOGETHER)
     mesh = make_mesh(on_two, 4, jax.devices())
     ends = []
     for one_by_one in (True, False):
@@ -95,13 +97,14 @@ def members_together():
 
 def evaluated():
     """Curves on one device and on eight, of twenty contexts: fewer than what eight divide."""
-    config = tiny("num_seeds=2", "evaluation.num_contexts=20", "evaluation.batch_size=20")
+    options = ["evaluation.num_contexts=20", "evaluation.batch_size=20", "num_seeds=2"]
+    config = compose_config(["world=toy", *options])
     params = by_configuration([config], init_state(config).params)
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         measuring = Measuring(config, params, devices)
         found.append(compute_curves_together([config], 0, measuring)[0])
-    one, eight = ([curves["learners"], curves["optimum_not_converged"]] for curves in found)
+    one, eight = (curves["learners"] for curves in found)
     return {"size": measuring.fitting_size("trained"), "difference": difference(one, eight)}
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -19,20 +18,20 @@ from icl_align.running.compose import compose_config
 from icl_align.running.run import run
 from icl_align.running.tracking import read_rows
 from icl_align.running.training import state_shapes
-from runs import OFF, ROOT, TINY, finish, start, tiny
+from runs import OFF, ROOT, TINY, finish, saved_steps, start, tiny, wait_for
 
 STEPS = 30
+FEW = [f"train.steps={STEPS}", "num_seeds=2", "task.num_responses=2"]
 # A checkpoint every step keeps a run busy long enough to be stopped in the middle.
-LONG = [f"train.steps={STEPS}", "train.checkpoint_every=1", "num_seeds=2", "model.num_layers=2"]
-
-
-PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+LONG = ["world=toy", OFF, "evaluation.num_contexts=8", "num_seeds=2", "train.learning_rate=0.01"]
+LONG += ["train.steps=60", "train.checkpoint_every=1"]
 
 
 @pytest.fixture(scope="module")
-def eight():
+def eight(toy):
     """What eight_devices.py found."""
-    environment = {**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"}
+    paths = os.pathsep.join([str(toy), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     process = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "running" / "eight_devices.py")],
         env={**environment, "JAX_NUM_CPU_DEVICES": "8"},
@@ -147,16 +146,15 @@ def nothing_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def start_cluster(folders, *options):
+def start_cluster(folders, *options, **where):
     """Real processes with two devices each that train together."""
     port = free_port()
     processes = []
     for place, folder in enumerate(folders):
         by_hand = ["devices.cluster=true", f"devices.coordinator=127.0.0.1:{port}"]
         by_hand += [f"devices.num_processes={len(folders)}", f"devices.process_id={place}"]
-        processes.append(
-            start(*TINY, OFF, *LONG, *options, *by_hand, f"hydra.run.dir={folder}", devices=2)
-        )
+        options_here = [*options, *by_hand, f"hydra.run.dir={folder}"]
+        processes.append(start(*options_here, devices=2, **where))
     return processes
 
 
@@ -165,20 +163,7 @@ def saved(folder, config):
     return checkpoints.restore_newest(state_shapes(config))
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process with one device."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    run(tiny(*LONG), folder)
-    return folder
-
-
-def assert_same_run(folder, alone):
-    config = tiny(*LONG)
-    (step, state), (expected_step, expected) = saved(folder, config), saved(alone, config)
-    assert step == expected_step == STEPS
-    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
-    assert max(np.max(np.abs(a - b)) for a, b in pairs) < 2e-3
+def assert_same_log_and_curves(folder, alone):
     rows, expected_rows = (read_rows(path / "metrics.jsonl") for path in (folder, alone))
     assert [row["step"] for row in rows] == [row["step"] for row in expected_rows]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
@@ -188,62 +173,74 @@ def assert_same_run(folder, alone):
         json.loads((path / "curves.json").read_text())["learners"] for path in (folder, alone)
     )
     for name, levels in expected.items():
-        for noise, quantities in levels.items():
+        for condition, quantities in levels.items():
             for quantity, curve in quantities.items():
-                found = curves[name][noise][quantity]["mean"]
-                tolerance = 2e-2 if name == "transformer" else 1e-4
+                found = curves[name][condition][quantity]["mean"]
+                tolerance = 2e-2 if name in ("transformer", "network") else 1e-4
                 np.testing.assert_allclose(found, curve["mean"], atol=tolerance)
 
 
-def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(alone, tmp_path):
-    leader, follower = tmp_path / "leader", tmp_path / "follower"
-    outcomes = [finish(process) for process in start_cluster([leader, follower])]
+def test_two_processes_train_one_model_with_one_checkpoint_and_one_log(tmp_path):
+    alone, leader, follower = tmp_path / "alone", tmp_path / "leader", tmp_path / "follower"
+    config = tiny(*FEW)
+    run(config, alone)
+    processes = start_cluster([leader, follower], *TINY, OFF, *FEW)
+    outcomes = [finish(process) for process in processes]
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
     assert "4 x CPU" in outcomes[0][1]
     assert "in 2 processes" in outcomes[0][1]
     assert "run folder" not in outcomes[1][1]  # one voice
     assert not follower.exists()
-    assert_same_run(leader, alone)
+    (step, state), (expected_step, expected) = saved(leader, config), saved(alone, config)
+    assert step == expected_step == STEPS
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
+    assert max(np.max(np.abs(a - b)) for a, b in pairs) < 2e-3
+    assert_same_log_and_curves(leader, alone)
 
 
-def test_a_signal_to_any_process_saves_and_stops_all_and_one_process_goes_on(alone, tmp_path):
+@pytest.fixture(scope="module")
+def alone(toy, tmp_path_factory):
+    """The toy run of one process with one device."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    rarely = ["train.checkpoint_every=1000", f"hydra.run.dir={folder}"]
+    status, _, err = finish(start(*LONG, *rarely, cwd=toy, env_path=toy))
+    assert status == 0, err
+    return folder
+
+
+def test_a_signal_to_any_process_saves_and_stops_all_and_one_process_goes_on(alone, toy, tmp_path):
     folder = tmp_path / "run"
-    processes = start_cluster([folder, folder])
-    deadline = time.time() + 200
-    while not saved_steps(folder) and time.time() < deadline:
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.05)
+    processes = start_cluster([folder, folder], *LONG, cwd=toy, env_path=toy)
+    wait_for(lambda: saved_steps(folder), processes[0])
     processes[1].send_signal(signal.SIGTERM)
     outcomes = [finish(process) for process in processes]
     assert [status for status, _, _ in outcomes] == [143, 143], outcomes
     stopped = re.search(r"stopped by SIGTERM at step (\d+), which is saved", outcomes[0][2])
-    assert 0 < int(stopped[1]) < STEPS
-    run(tiny(*LONG), folder)
-    assert_same_run(folder, alone)
+    assert int(stopped[1]) == max(saved_steps(folder))
+    status, out, err = finish(start(f"hydra.run.dir={folder}", cwd=toy, env_path=toy))
+    assert status == 0, err
+    assert f"going on at step {stopped[1]}" in out
+    assert_same_log_and_curves(folder, alone)
 
 
-def saved_steps(folder):
-    return [path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()]
-
-
-def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
+def test_a_run_of_one_process_goes_on_in_two(alone, toy, tmp_path):
     folder = tmp_path / "run"
-    first = start(*TINY, OFF, *LONG, f"hydra.run.dir={folder}")
-    deadline = time.time() + 200
-    while not saved_steps(folder) and time.time() < deadline:
-        assert first.poll() is None
-        time.sleep(0.02)
+    first = start(*LONG, f"hydra.run.dir={folder}", cwd=toy, env_path=toy)
+    wait_for(lambda: saved_steps(folder), first)
     first.kill()
     finish(first)
-    assert max(map(int, saved_steps(folder))) < STEPS
-    outcomes = [finish(process) for process in start_cluster([folder, folder])]
+    assert not (folder / "curves.json").exists()
+    processes = start_cluster([folder, folder], *LONG, cwd=toy, env_path=toy)
+    outcomes = [finish(process) for process in processes]
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
     assert "going on at step" in outcomes[0][1]
-    assert_same_run(folder, alone)
+    assert_same_log_and_curves(folder, alone)
 
 
-def test_what_stops_the_leader_is_said_once_and_ends_all(tmp_path):
-    processes = start_cluster([tmp_path / "a", tmp_path / "b"], "train.batch_size=7", "num_seeds=3")
+def test_what_stops_the_leader_is_said_once_and_ends_all(toy, tmp_path):
+    options = ["world=toy", OFF, "train.batch_size=7", "num_seeds=3"]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    processes = start_cluster(folders, *options, cwd=toy, env_path=toy)
     (status, _, error), (other, _, other_error) = (finish(process) for process in processes)
     assert status == other == 2
     assert "leaves 1 processes without work" in error

@@ -18,7 +18,7 @@ from icl_align.running.help import help_text
 from icl_align.running.shares import divide
 from icl_align.running.sweeps import final_loss
 from icl_align.running.tracking import read_rows
-from runs import OFF, ROOT, finish, start, wait_for
+from runs import OFF, ROOT, finish, saved_steps, start, wait_for
 
 QUICK = ["-m", "world=toy", "evaluation.num_contexts=8", OFF, "train.steps=6"]
 QUICK += ["+hydra.callbacks.where._target_=where.Where"]
@@ -182,7 +182,7 @@ def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path, p
     options += ["train.checkpoint_every=20", "train.log_every=1"]
     command = [*QUICK, *options, f"hydra.sweep.dir={folder}"]
     process = start(*command, cwd=tmp_path, env_path=paths)
-    wait_for(lambda: any((folder / "0" / "checkpoints").glob("[0-9]*")), process)
+    wait_for(lambda: saved_steps(folder / "0"), process)
     [worker] = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from icl_align.alignment.options import LEARNERS, QUANTITIES, Options
 from icl_align.running.checkpoints import Checkpoints
@@ -20,8 +21,9 @@ from icl_align.running.run import run
 from icl_align.running.run_folder import config_to_go_on_with, saved_config, sole_user_of
 from icl_align.running.terminal import Terminal
 from icl_align.running.training import init_state
-from runs import OFF, ROOT, TINY, finish, start, tiny, training_rows, wait_for
+from runs import OFF, TINY, finish, saved_steps, start, tiny, training_rows, wait_for
 
+TOY = ["world=toy", OFF, "evaluation.num_contexts=8"]
 LONG = ["train.steps=60", "train.checkpoint_every=10", "train.log_every=3"]
 
 
@@ -78,19 +80,20 @@ def test_a_run_leaves_what_was_promised(whole):
 
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     folder = tmp_path / "run"
-    command = [*TINY, OFF, *LONG, f"hydra.run.dir={folder}"]
+    # Where chunks end and how often is saved makes no difference either.
+    command = [*TINY, OFF, *LONG, "train.checkpoint_every=4", f"hydra.run.dir={folder}"]
     delays = random.Random(0)
     kept, deaths = [], 0
     while True:
         process = start(*command, cwd=tmp_path)
         moment = time.monotonic() + delays.uniform(2.0, 7.0)
         # The last start lives; the others die at a random moment, or once some rows are written.
-        while deaths < 3 and process.poll() is None and time.monotonic() < moment:
+        while deaths < 2 and process.poll() is None and time.monotonic() < moment:
             time.sleep(0.02)
             written = training_rows(folder)
             if deaths > 0 and len(written) > len(kept) + 2:
                 break
-        if deaths < 3 and process.poll() is None:
+        if deaths < 2 and process.poll() is None:
             process.send_signal(signal.SIGKILL)
             finish(process)
             deaths += 1
@@ -105,24 +108,28 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(whole, tmp_path):
     assert_same_run(folder, whole)
 
 
-def test_sigterm_saves_and_the_run_goes_on(whole, tmp_path):
+def test_sigterm_saves_and_the_run_goes_on(toy, tmp_path):
     folder = tmp_path / "run"
-    # More steps, slowed by checkpoints, so that there is time to stop it; then the same as `whole`.
-    command = [*TINY, OFF, *LONG, "train.checkpoint_every=1", f"hydra.run.dir={folder}"]
-    process = start(*command, cwd=tmp_path)
-    while not training_rows(folder) and process.poll() is None:
-        time.sleep(0.02)
+    command = [*TOY, "train.steps=500", "train.checkpoint_every=1"]
+    process = start(*command, f"hydra.run.dir={folder}", cwd=toy, env_path=toy)
+    wait_for(lambda: training_rows(folder), process)
     process.send_signal(signal.SIGTERM)
     status, _, err = finish(process)
     assert status == 128 + signal.SIGTERM
     assert len(err.strip().splitlines()) == 1
     assert "stopped by SIGTERM at step" in err
     stopped_at = int(err.split("at step ")[1].split(",")[0])
-    assert final_state(folder, whole[1])[0] == stopped_at
-    status, out, err = finish(start(f"hydra.run.dir={folder}", cwd=tmp_path))
+    assert max(saved_steps(folder)) == stopped_at
+    again = ["train.checkpoint_every=1000", f"hydra.run.dir={folder}"]
+    status, out, err = finish(start(*again, cwd=toy, env_path=toy))
     assert status == 0, err
     assert f"going on at step {stopped_at}" in out
-    assert_same_run(folder, whole)
+    command = [*TOY, "train.steps=500", f"hydra.run.dir={tmp_path / 'whole'}"]
+    status, _, err = finish(start(*command, cwd=toy, env_path=toy))
+    assert status == 0, err
+    assert training_rows(folder) == training_rows(tmp_path / "whole")
+    curves, expected = (path / "curves.json" for path in (folder, tmp_path / "whole"))
+    assert curves.read_text() == expected.read_text()
 
 
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
@@ -131,7 +138,7 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
     (folder / "curves.json").unlink()
-    newest = max((folder / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    newest = folder / "checkpoints" / str(max(saved_steps(folder)))
     for path in (newest / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -209,37 +216,37 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[1]))
 
 
-def test_a_sweep_makes_one_run_for_each_value(tmp_path):
-    command = ["-m", *TINY, OFF, "train.steps=2", "+ablation=shallow,no_mlp"]
-    status, _, err = finish(start(*command, f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path))
+def test_a_sweep_makes_one_run_for_each_value(toy, tmp_path):
+    command = ["-m", *TOY, "train.steps=2", "+ablation=shallow,no_mlp"]
+    command += [f"hydra.sweep.dir={tmp_path}/sweep"]
+    status, _, err = finish(start(*command, cwd=toy, env_path=toy))
     assert status == 0, err
-    configs = [saved_config(tmp_path / "sweep" / name) for name in ("0", "1")]
-    assert [config.model.mlp for config in configs] == [True, False]
+    paths = [tmp_path / "sweep" / name / ".hydra" / "config.yaml" for name in ("0", "1")]
+    models = [OmegaConf.load(path).model for path in paths]
+    assert [(model.num_layers, model.mlp) for model in models] == [(1, True), (4, False)]
     assert all((tmp_path / "sweep" / name / "curves.json").exists() for name in ("0", "1"))
 
 
-def test_a_job_that_diverges_does_not_end_the_sweep(tmp_path):
-    command = ["-m", *TINY, OFF, "train.steps=6", "model.norm=none", "train.clip_norm=null"]
-    command += ["train.schedule=constant", "train.learning_rate=1e38,1e-3"]
-    status, _, err = finish(start(*command, f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path))
+def test_a_job_that_diverges_does_not_end_the_sweep(toy, tmp_path):
+    command = ["-m", *TOY, "train.steps=6", "train.clip_norm=null", "train.schedule=constant"]
+    command += ["train.learning_rate=1e38,1e-3", f"hydra.sweep.dir={tmp_path}/sweep"]
+    status, _, err = finish(start(*command, cwd=toy, env_path=toy))
     assert status == 1
     assert "diverged" in err
     assert "Traceback" not in err
     assert (tmp_path / "sweep" / "1" / "curves.json").exists()
 
 
-def test_a_look_at_a_run_in_the_middle_is_not_taken_for_its_result(tmp_path):
-    folder = tmp_path / "run"
-    config = tiny("train.steps=20", "train.checkpoint_every=10")
-    run(config, folder)
-    shutil.rmtree(folder / "checkpoints" / "20")
+def test_a_look_at_a_run_in_the_middle_is_not_taken_for_its_result(whole, tmp_path, capsys):
+    folder, config = tmp_path / "run", whole[1]
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / "checkpoints" / "60")
     (folder / "curves.json").unlink()
-    status, _, err = finish(start(f"run_dir={folder}", module="icl_align.evaluate"))
-    assert status == 0, err
-    assert "step 10 of 20" in err
-    assert (folder / "evaluations" / "step_10" / "curves.json").exists()
+    evaluate_again(folder, [], Terminal())
+    assert "step 50 of 60" in capsys.readouterr().err
+    assert (folder / "evaluations" / "step_50" / "curves.json").exists()
     assert not (folder / "curves.json").exists()
-    assert run(config, folder)["step"] == 20
+    assert run(config, folder)["step"] == 60
 
 
 def test_other_evaluation_options_evaluate_a_finished_run_again_and_are_logged(tmp_path):
@@ -261,22 +268,22 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert "hydra.run.dir" in err
 
 
-def test_runs_from_another_folder_with_conf_inside_the_package(tmp_path):
+def test_runs_from_another_folder_with_conf_inside_the_package(toy, tmp_path):
     # As an installed wheel has it: conf/ in the package, no checkout around.
-    shutil.copytree(ROOT / "icl_align", tmp_path / "site" / "icl_align")
-    shutil.copytree(ROOT / "conf", tmp_path / "site" / "icl_align" / "conf")
+    shutil.copytree(toy / "icl_align", tmp_path / "site" / "icl_align")
+    shutil.copytree(toy / "conf", tmp_path / "site" / "icl_align" / "conf")
     (tmp_path / "elsewhere").mkdir()
-    process = start(*TINY, OFF, "train.steps=2", cwd=tmp_path / "elsewhere",
+    process = start(*TOY, "train.steps=2", cwd=tmp_path / "elsewhere",
                     env_path=tmp_path / "site")  # fmt: skip
     status, out, err = finish(process)
     assert status == 0, err
     assert list((tmp_path / "elsewhere").glob("runs/*/*/curves.json"))
 
 
-def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path):
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(toy, tmp_path):
     folder = tmp_path / "run"
-    command = [*TINY, OFF, "train.steps=1000000", "train.log_every=1", f"hydra.run.dir={folder}"]
-    process = start(*command, cwd=tmp_path, ignoring=True)
+    command = [*TOY, "train.steps=1000000", "train.log_every=1", f"hydra.run.dir={folder}"]
+    process = start(*command, cwd=toy, env_path=toy, ignoring=True)
     wait_for(lambda: training_rows(folder), process)
     process.send_signal(signal.SIGINT)
     before = len(training_rows(folder))

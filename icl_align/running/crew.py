@@ -75,7 +75,7 @@ class Crew:
         return self._program.result()
 
     def steps(self, num_steps: int) -> dict[str, np.ndarray]:
-        """Takes some steps, at most MOST_STEPS_A_CHUNK at once; returns their metrics, [num_steps, s]."""
+        """Takes some steps, at most MOST_STEPS_A_CHUNK; returns their metrics, [num_steps, s]."""
         self._tell(STEPS, num_steps)
         return self._steps(num_steps)
 

@@ -21,7 +21,7 @@ from icl_align.running.loop import Start
 from icl_align.running.measuring import Measuring
 from icl_align.running.run import run, run_together
 from icl_align.running.training import init_state, members_of
-from runs import finish, start, tiny, training_rows, wait_for
+from runs import finish, saved_steps, start, tiny, training_rows, wait_for
 
 OFF = WandbConfig(mode="disabled")
 TINY = AlignmentScale(
@@ -316,7 +316,7 @@ LONG = ["line", "scale=long"]
 def test_a_killed_campaign_goes_on_and_gives_the_same(toy, tmp_path):
     folder = tmp_path / "killed"
     process = start_toy(toy, folder, *LONG)
-    wait_for(lambda: any(folder.glob("runs/*/checkpoints/*")), process)
+    wait_for(lambda: any(saved_steps(run) for run in folder.glob("runs/*")), process)
     process.kill()
     process.communicate()
     jobs = {str(job) for job in folder.glob("jobs/*.json")}

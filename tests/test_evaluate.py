@@ -1,6 +1,8 @@
 import json
 
+from icl_align.running.reevaluation import evaluate_again
 from icl_align.running.run import run
+from icl_align.running.terminal import Terminal
 from runs import finish, start, tiny
 
 
@@ -8,8 +10,7 @@ def test_the_command_evaluates_a_finished_run_again(tmp_path):
     folder = tmp_path / "run"
     run(tiny("train.steps=2"), folder)
     first = (folder / "curves.json").read_text()
-    status, out, err = finish(start(f"run_dir={folder}", module="icl_align.evaluate"))
-    assert status == 0, err
+    evaluate_again(folder, [], Terminal())
     assert (folder / "curves.json").read_text() == first
     status, out, err = finish(
         start(

@@ -6,6 +6,7 @@ Nothing here imports JAX, so that `--help` and a wrong option answer at once.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import re
 from pathlib import Path
 from typing import Any, Optional
@@ -30,6 +31,7 @@ def groups() -> dict[str, list[str]]:
     }
 
 
+@functools.cache
 def register_options() -> None:
     """Makes the options of every world known to Hydra, as `options/WORLD`."""
     from hydra.core.config_store import ConfigStore

@@ -293,8 +293,11 @@ def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, ca
     broken.write_text("a file where a folder should be")
     for job in found.missing_jobs(16):
         job.write()
-        run_job(job.file)
-    assert "exit status" in capfd.readouterr().err
+        if broken in [run.folder for run in job.runs]:
+            run_job(job.file)
+            assert "exit status" in capfd.readouterr().err
+        else:
+            job_module.run(job.file, time.time())
     (failed,) = tmp_path.glob("jobs/*.failed")
     assert failed.with_suffix(".log").read_text()
     assert sum(run.finished() for run in found.runs.values()) == 2  # the other job went on

@@ -3,7 +3,7 @@
 from experiments import alignment, claims
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, below
 
-LONG = ("train.steps=200", "train.checkpoint_every=1")
+LONG = ("train.steps=120", "train.checkpoint_every=1")
 SCALES = {
     "toy": Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None),
     "long": Scale("toy", ("evaluation.num_contexts=8", *LONG), (0.1,), 0.1, None),

@@ -44,6 +44,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ[OWN_FOLDER], "
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # as in a run; compiles sooner
 
 
 def pytest_unconfigure(config):

@@ -316,6 +316,7 @@ def start_toy(toy, folder, *options, **how):
 LONG = ["line", "scale=long"]
 
 
+@pytest.mark.slow
 def test_a_killed_campaign_goes_on_and_gives_the_same(toy, tmp_path):
     folder = tmp_path / "killed"
     process = start_toy(toy, folder, *LONG)

@@ -20,6 +20,7 @@ from icl_align.running.tracking import read_rows
 from icl_align.running.training import state_shapes
 from runs import OFF, ROOT, TINY, finish, saved_steps, start, tiny, wait_for
 
+pytestmark = pytest.mark.slow
 STEPS = 30
 FEW = [f"train.steps={STEPS}", "num_seeds=2", "task.num_responses=2"]
 # A checkpoint every step keeps a run busy long enough to be stopped in the middle.

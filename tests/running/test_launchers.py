@@ -134,6 +134,7 @@ def on_ray(ray_cluster, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 def test_jobs_on_a_ray_cluster_run_on_its_nodes(tmp_path, paths, on_ray):
     # The folder is given as seen from here; the nodes were started elsewhere.
     overrides = [*QUICK, "hydra/launcher=ray_cluster", *ONE_FAILS, "hydra.sweep.dir=sweep"]
@@ -304,6 +305,7 @@ def test_a_campaign_runs_through_a_launcher(tmp_path, paths, launcher):
     assert "CPU (1 cores)" in logs or len(CORES) != 2  # each job had its half of the machine
 
 
+@pytest.mark.slow
 def test_a_campaign_runs_on_a_ray_cluster(tmp_path, paths, on_ray):
     folder = tmp_path / "campaign"
     check_the_campaign(folder, campaign(folder, paths, "hydra/launcher=ray_cluster"))

@@ -64,8 +64,17 @@ class Terminal:
             self._progress.remove_task(task)
         self._task = None
 
-    def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
-        """A table with its first column to the left and the others to the right."""
+    def table(
+        self, title: str, header: list[str], rows: list[list[str]], bold: str | None = None
+    ) -> None:
+        """A table with its first column to the left and the others to the right.
+
+        Args:
+          title: above it.
+          header: of the columns.
+          rows: cells.
+          bold: what the first cell of a row that stands out is.
+        """
         console = self._console
         if not console.is_terminal:  # a file or a pipe gets unbroken lines
             widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -75,28 +84,20 @@ class Terminal:
         for place, name in enumerate(header):
             table.add_column(name, justify="right" if place else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*row, style="bold" if row[0] == bold else None)
         console.print(table, end="\n\n")
 
     def curves_table(self, measures: Measures, curves: dict[str, Any]) -> None:
         """Learners x conditions at the end of the axis, one table for each quantity."""
         conditions = list(curves["learners"][measures.trained])
-        console = self._console
-        if not console.is_terminal:  # a file or a pipe gets every table on unbroken lines
-            console = Console(highlight=False, width=max(80, 24 + 13 * len(conditions)))
         last, by = curves[measures.axis][-1], measures.condition.replace("_", " ")
         for quantity in measures.quantities:
+            rows = [
+                [name, *(_cell(of_learner[condition][quantity]) for condition in conditions)]
+                for name, of_learner in curves["learners"].items()
+            ]
             title = f"{quantity.replace('_', ' ')} after {last} {measures.axis}, by {by}"
-            console.print(title, style="italic")
-            table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-            table.add_column("learner", no_wrap=True)
-            for condition in conditions:
-                table.add_column(condition, justify="right", no_wrap=True)
-            for name in measures.learners:
-                of_learner = curves["learners"][name]
-                cells = [_cell(of_learner[condition][quantity]) for condition in conditions]
-                table.add_row(name, *cells, style="bold" if name == measures.trained else None)
-            console.print(table, end="\n\n")
+            self.table(title, ["learner", *conditions], rows, bold=measures.trained)
         for flag, words in measures.flags.items():
             worst = max(curves[flag].values())
             if worst > 0:

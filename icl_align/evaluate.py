@@ -6,6 +6,7 @@ python -m icl_align.evaluate run_dir=DIR [task=NAME] [task.KEY=VALUE] [evaluatio
 import sys
 from pathlib import Path
 
+from icl_align import CommandModule
 from icl_align.config import ConfigError
 from icl_align.running.errors import one_line_errors
 
@@ -39,5 +40,6 @@ def _evaluate_again(arguments: list[str]) -> None:
     evaluate_again(Path(named[-1].partition("=")[2]), overrides, Terminal())
 
 
+sys.modules[__name__].__class__ = CommandModule
 if __name__ == "__main__":
     main()

@@ -3,8 +3,10 @@
 python -m icl_align.train [KEY=VALUE ...]; --help lists every option.
 """
 
+import sys
 import time
 
+from icl_align import CommandModule
 from icl_align.running.cli import run_with_hydra
 
 BEGAN = time.time() - time.process_time()  # the start of the process: all it did was compute
@@ -29,5 +31,6 @@ def main() -> None:
     run_with_hydra(job)
 
 
+sys.modules[__name__].__class__ = CommandModule
 if __name__ == "__main__":
     main()

@@ -105,6 +105,19 @@ class World(Protocol):
     def sample(self, config: Any, keys: Any) -> Sample:
         """What is drawn: the training contexts of some keys."""
 
+    def given(self, config: Any, arrays: Any) -> Any:
+        """What `sample` gives beside what is shown, from arrays of one's own with a leading axis b.
+
+        Raises:
+          ValueError: they do not fit each other or the options; says which, and what would fit.
+        """
+
+    def shown(self, config: Any, given: Any, keys: Any) -> Any:
+        """What the network is shown of `given`."""
+
+    def learners(self, config: Any) -> dict[str, Any]:
+        """Learner that needs no training -> its function: (given, keys) -> answers."""
+
     def network(self, config: Any, rngs: Any) -> Any:
         """What reads it: a `flax.nnx.Module`, called with what is shown. Its trunk, if it has one,
         is an attribute `trunk` of `transformer.Trunk`.

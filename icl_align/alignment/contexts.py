@@ -12,7 +12,7 @@ a line. In `independent_corruption` every response has its own W-_i.
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,45 @@ def sample_contexts(
 ) -> Context:
     """A batch of contexts, one for each key."""
     return jax.vmap(lambda key: sample_context(task, key, reward_noise))(keys)
+
+
+def contexts_of(task: TaskConfig, arrays: Any) -> Context:
+    """Contexts from arrays of one's own, with a leading axis b.
+
+    Args:
+      task: gives the dimension d and the most attempts N.
+      arrays: a Context, or (query [b, d], responses [b, n, d], rewards [b, n]), n at most N, and
+        perhaps a target [b, d]; where none is given it is unknown, and filled with NaN.
+
+    Raises:
+      ValueError: an array is missing, or does not fit; says which, and the shape it should have.
+    """
+    names = Context._fields
+    arrays = [jnp.asarray(array, jnp.float32) for array in arrays if array is not None]
+    if len(arrays) not in (3, 4):
+        raise ValueError(
+            f"{len(arrays)} arrays: must be query, responses, rewards and maybe target"
+        )
+    b, n = arrays[1].shape[:2] if arrays[1].ndim == 3 else ("b", "n")
+    d = task.dim
+    shapes = (b, d), (b, n, d), (b, n), (b, d)
+    for name, array, shape in zip(names, arrays, shapes, strict=False):
+        if array.shape != shape:
+            raise ValueError(
+                f"{name} has shape {_text(array.shape)}: must be {_text(shape)}, "
+                f"with an axis of contexts and task.dim={d}"
+            )
+    if n > task.num_responses:
+        raise ValueError(
+            f"responses has {n} attempts: at most task.num_responses={task.num_responses}"
+        )
+    if not bool(jnp.all((arrays[2] >= 0) & (arrays[2] <= 1))):
+        raise ValueError("rewards: must be in [0, 1]")
+    return Context(*arrays, *([jnp.full_like(arrays[0], jnp.nan)] if len(arrays) == 3 else []))
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _shuffled(

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from icl_align.alignment.contexts import Context, sample_contexts, shown_to_transformer
+from icl_align.alignment.contexts import (
+    Context,
+    contexts_of,
+    sample_contexts,
+    shown_to_transformer,
+)
 from icl_align.alignment.learners import (
     best_attempt,
     gradient_descent,
@@ -30,15 +35,32 @@ CONVERGED_GAP = 1e-2
 Answers = Float[Array, "b n_plus_1 d"]
 # What answers are compared with.
 Reference = dict[str, Answers]
+Noise = Float[Array, ""] | float
 
-LEARNER_ANSWERS: dict[str, Callable[[Context, Reference], Answers]] = implemented(
+
+def _descent(config: Options, contexts: Context, keys: Key[Array, " b"], noise: Noise) -> Answers:
+    ranks = config.loss.name in RANKING_LOSSES
+    return gradient_descent(
+        contexts,
+        config.gradient_descent,
+        keys,
+        loss=config.loss.name if ranks else "plackett_luce",
+        score=config.loss.score,
+        steps=gradient_descent_steps(config.gradient_descent, noise),
+    )
+
+
+# Learner -> (options, contexts, their keys, reward noise) -> its answers.
+LEARNER_ANSWERS: dict[str, Callable[..., Answers]] = implemented(
     LEARNERS[1:],
     {
-        "gradient_descent": lambda contexts, reference: reference["gradient_descent"],
-        "plackett_luce_optimum": lambda contexts, reference: reference["optimum"],
-        "best_attempt": lambda contexts, reference: best_attempt(contexts),
-        "weighted_average": lambda contexts, reference: weighted_average(contexts),
-        "least_squares": lambda contexts, reference: least_squares(contexts),
+        "gradient_descent": _descent,
+        "plackett_luce_optimum": lambda config, contexts, keys, noise: plackett_luce_optimum(
+            contexts, config.loss.score
+        ),
+        "best_attempt": lambda config, contexts, keys, noise: best_attempt(contexts),
+        "weighted_average": lambda config, contexts, keys, noise: weighted_average(contexts),
+        "least_squares": lambda config, contexts, keys, noise: least_squares(contexts),
     },
 )
 QUANTITY_FUNCTIONS: dict[str, Callable[..., Float[Array, "b n_plus_1"]]] = implemented(
@@ -73,13 +95,29 @@ class Alignment:
     def sample(self, config: Options, keys: Key[Array, " batch"]) -> Sample:
         """Contexts, cut after the last attempt that is trained on where nothing sees later ones."""
         contexts = sample_contexts(config.task, keys)
-        shown = shown_to_transformer(config.task, contexts, keys)
+        shown = self.shown(config, contexts, keys)
         if not config.model.sees_future:
             last = config.last_attempts
             shown = shown._replace(
                 responses=shown.responses[..., :last, :], rewards=shown.rewards[..., :last]
             )
         return Sample(shown, contexts)
+
+    def given(self, config: Options, arrays: Any) -> Context:
+        """A `Context`, of one or of (query, responses, rewards), with or without a target."""
+        return contexts_of(config.task, arrays)
+
+    def shown(self, config: Options, given: Context, keys: Key[Array, " b"]) -> Context:
+        """Contexts whose rewards a control hides or shuffles."""
+        return shown_to_transformer(config.task, given, keys)
+
+    def learners(self, config: Options) -> dict[str, Callable[[Context, Any], Answers]]:
+        """Those of `options.LEARNERS` but the transformer, under the task's own reward noise."""
+
+        def with_options(answer):
+            return lambda given, keys: answer(config, given, keys, config.task.reward_noise)
+
+        return {name: with_options(answer) for name, answer in LEARNER_ANSWERS.items()}
 
     def network(self, config: Options, rngs: nnx.Rngs) -> Transformer:
         """The transformer."""
@@ -105,21 +143,17 @@ class Alignment:
     ) -> Untrained:
         """Every learner that needs no training, and the two that answers are compared with."""
         contexts = sample_contexts(config.task, keys, condition)
-        ranks = config.loss.name in RANKING_LOSSES
+        answers = {
+            name: answer(config, contexts, keys, condition)
+            for name, answer in LEARNER_ANSWERS.items()
+        }
         reference = {
-            "gradient_descent": gradient_descent(
-                contexts,
-                config.gradient_descent,
-                keys,
-                loss=config.loss.name if ranks else "plackett_luce",
-                score=config.loss.score,
-                steps=gradient_descent_steps(config.gradient_descent, condition),
-            ),
-            "optimum": plackett_luce_optimum(contexts, config.loss.score),
+            "gradient_descent": answers["gradient_descent"],
+            "optimum": answers["plackett_luce_optimum"],
         }
         measured = {
-            name: quantities(answer(contexts, reference), contexts, reference, config.loss.score)
-            for name, answer in LEARNER_ANSWERS.items()
+            name: quantities(of_learner, contexts, reference, config.loss.score)
+            for name, of_learner in answers.items()
         }
         gap = optimality_gap(reference["optimum"], contexts, config.loss.score)
         not_converged = jnp.max(gap, axis=-1) > CONVERGED_GAP
@@ -135,7 +169,7 @@ class Alignment:
     ) -> dict[str, Float[Array, "b n_plus_1"]]:
         """The transformer's answers, measured as those of the other learners."""
         contexts = sample_contexts(config.task, keys, condition)
-        answers = network(shown_to_transformer(config.task, contexts, keys))
+        answers = network(self.shown(config, contexts, keys))
         return quantities(answers, contexts, needed, config.loss.score)
 
     def figure(self, config: Options, curves: dict[str, Any]) -> Any:

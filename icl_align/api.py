@@ -1,0 +1,262 @@
+"""icl_align from Python: what the commands do, on the same code, for notebooks and scripts.
+
+>>> import icl_align
+>>> run = icl_align.train("+scale=smoke", "wandb.mode=disabled", folder="run")
+>>> run = icl_align.load("run")  # the same, at any later time
+>>> run.config.model.num_layers, run.seeds, run.step
+(1, [0], 20)
+>>> curve = run.curves["learners"]["transformer"]["0.0"]["refinement_error"]
+>>> len(curve["mean"]), len(curve["low"])  # after 0 to 20 attempts
+(21, 21)
+
+Contexts, and what a network and the other learners answer to them:
+
+>>> contexts = icl_align.sample(run.config, num_contexts=3)
+>>> contexts.responses.shape, contexts.rewards.shape  # contexts, attempts, dimension
+((3, 20, 5), (3, 20))
+>>> run.predict(contexts).shape  # contexts, attempts read (0 to 20), dimension
+(3, 21, 5)
+>>> run.predict((contexts.query, contexts.responses[:, :2], contexts.rewards[:, :2])).shape
+(3, 3, 5)
+>>> icl_align.learners(run.config)["best_attempt"](contexts).shape
+(3, 21, 5)
+
+Other curves of the same networks:
+
+>>> options = ["evaluation.reward_noise=[0.1]", "evaluation.num_contexts=8"]
+>>> list(icl_align.evaluate(run, *options)["learners"]["gradient_descent"])
+['0.1']
+
+Arrays may be NumPy's or JAX's; they have a leading axis of contexts. What the user set in JAX (64
+bits, strict promotion) stays as it is, and has no effect here.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_align.config import Config
+from icl_align.running.checkpoints import newest_state
+from icl_align.running.compose import compose_config
+from icl_align.running.devices import learners_folder, set_up_jax
+from icl_align.running.evaluation import compute_curves
+from icl_align.running.files import read_json
+from icl_align.running.kept import Kept
+from icl_align.running.keys import evaluation_keys
+from icl_align.running.loop import Start
+from icl_align.running.reevaluation import evaluation_config
+from icl_align.running.run import run as train_in_folder
+from icl_align.running.run_folder import config_of_run
+from icl_align.running.terminal import Terminal
+from icl_align.running.tracking import read_rows
+from icl_align.running.training import TrainState, network_of
+from icl_align.world import world_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run.
+
+    Attributes:
+      folder: where it lies.
+      config: its options, `run.config.model.num_layers` and so on.
+      step: how far its training has come.
+      curves: what curves.json holds; None where it was not evaluated yet.
+      state: parameters and Adam's state, each array with a leading axis of seeds; `params` gives
+        those of one.
+    """
+
+    folder: Path
+    config: Config
+    step: int
+    curves: dict[str, Any] | None
+    state: TrainState
+
+    @property
+    def seeds(self) -> list[int]:
+        """The training seeds, one network each."""
+        return [self.config.seed + place for place in range(self.config.num_seeds)]
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl: `{"step": 10, "train/loss": ..., ...}`."""
+        return read_rows(self.folder / "metrics.jsonl")
+
+    def params(self, seed: int | None = None) -> Any:
+        """The parameters of one network, nested dicts of arrays.
+
+        Args:
+          seed: one of `seeds`; the first where none is given.
+
+        Raises:
+          ValueError: no network was trained with this seed.
+        """
+        seed = self.config.seed if seed is None else seed
+        if seed not in self.seeds:
+            raise ValueError(f"seed={seed}: must be one of {self.seeds}")
+        place = self.seeds.index(seed)
+        return jax.tree.map(lambda leaf: leaf[place], self.state.params)
+
+    def predict(self, given: Any, seed: int | None = None, key: int = 0) -> np.ndarray:
+        """What a trained network answers to contexts of one's own.
+
+        It sees of them what the run's networks were shown in training: of a run without rewards
+        (`+ablation=no_reward`) none, of one with shuffled rewards shuffled ones.
+
+        Args:
+          given: as the world's `sample` gives it, or its arrays by hand. In the alignment world
+            `(query [b, d], responses [b, n, d], rewards [b, n])`, with any n that was trained on
+            or less; a target may follow, and is not looked at.
+          seed: as in `params`.
+          key: of what is drawn on the way, such as the shuffling.
+
+        Returns:
+          In the alignment world responses [b, n + 1, d]: entry [:, k] after k attempts.
+
+        Raises:
+          ValueError: the arrays do not fit each other, or the run.
+        """
+        world = world_of(self.config)
+        with _own_settings():
+            given = world.given(self.config, given)
+            keys = evaluation_keys(key, jnp.arange(_batch(given)))
+            return np.asarray(self._program(self.params(seed), given, keys))
+
+    @functools.cached_property
+    def _program(self) -> Callable[[Any, Any, Any], Any]:
+        network, world = network_of(self.config), world_of(self.config)
+
+        def predict(params, given, keys):
+            return network(params, world.shown(self.config, given, keys))
+
+        return jax.jit(predict)
+
+
+def load(folder: str | Path) -> Run:
+    """The run in a folder, with the parameters of its newest whole checkpoint.
+
+    Nothing in the folder is changed, so a run that is still training can be looked at.
+
+    Raises:
+      ConfigError: the folder holds no run, or none with a checkpoint.
+    """
+    folder = Path(folder)
+    config = config_of_run(folder)
+    with _own_settings():
+        step, state = newest_state(folder, config, Terminal().warn)
+    path = folder / "curves.json"
+    return Run(folder, config, step, read_json(path) if path.exists() else None, state)
+
+
+def train(*overrides: str, folder: str | Path) -> Run:
+    """Trains and evaluates, as `python -m icl_align.train OVERRIDES hydra.run.dir=FOLDER` does.
+
+    A folder whose training was interrupted goes on where it stopped.
+
+    Args:
+      overrides: as on the command line: `"train.steps=200", "+ablation=linear_attn"`.
+      folder: the run folder.
+
+    Raises:
+      ConfigError: an override is not allowed.
+      RunError: the folder belongs to another run, or training diverged.
+    """
+    config = compose_config(list(overrides))
+    with _own_settings():
+        set_up_jax()
+        train_in_folder(config, Path(folder), Start(list(overrides)))
+    return load(folder)
+
+
+def evaluate(run: Run | str | Path, *overrides: str) -> dict[str, Any]:
+    """Curves of a run under other options, as `python -m icl_align.evaluate` computes them.
+
+    Nothing is written.
+
+    Args:
+      run: the run, or its folder.
+      overrides: as on the command line: `"evaluation.reward_noise=[0.1]"`.
+
+    Returns:
+      What curves.json would hold: `curves["learners"][LEARNER][CONDITION][QUANTITY]["mean"]` is a
+      list along the axis, `["low"]` and `["high"]` its 95% interval.
+
+    Raises:
+      ConfigError: an override is not allowed, or would need another network.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    config = evaluation_config(run.config, list(overrides))
+    with _own_settings():
+        return compute_curves(config, run.state, kept=Kept(learners_folder()))
+
+
+def sample(*options: Config | str, num_contexts: int = 8, seed: int = 0) -> Any:
+    """Contexts as a world draws them for training.
+
+    Args:
+      options: a configuration, such as that of a run, or overrides as on the command line.
+      num_contexts: how many, b; more contexts begin with those of fewer.
+      seed: of the sample; none coincides with those of training.
+
+    Returns:
+      In the alignment world a `Context`: query [b, d], responses [b, n, d], rewards [b, n] in
+      [0, 1], target [b, d].
+    """
+    config = _config(options)
+    with _own_settings():
+        keys = evaluation_keys(seed, jnp.arange(num_contexts))
+        drawn = jax.jit(lambda keys: world_of(config).sample(config, keys).given)(keys)
+        return jax.device_get(drawn)
+
+
+def learners(*options: Config | str) -> dict[str, Callable[..., np.ndarray]]:
+    """The learners that need no training, by name: gradient descent, the best attempt, ...
+
+    Each takes what `Run.predict` takes, and returns what it returns.
+
+    Args:
+      options: as in `sample`.
+    """
+    config = _config(options)
+    world = world_of(config)
+
+    def callable_of(learner):
+        program = jax.jit(learner)
+
+        def answer(given: Any, key: int = 0) -> np.ndarray:
+            with _own_settings():
+                given = world.given(config, given)
+                keys = evaluation_keys(key, jnp.arange(_batch(given)))
+                return np.asarray(program(given, keys))
+
+        return answer
+
+    return {name: callable_of(learner) for name, learner in world.learners(config).items()}
+
+
+def _config(options: tuple[Config | str, ...]) -> Config:
+    if len(options) == 1 and isinstance(options[0], Config):
+        return options[0]
+    return compose_config([str(option) for option in options])
+
+
+def _batch(given: Any) -> int:
+    return len(jax.tree.leaves(given)[0])
+
+
+@contextlib.contextmanager
+def _own_settings() -> Iterator[None]:
+    """JAX as the commands use it, whatever the user's program has set for itself."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.cases import CASES
 from icl_align.config import ConfigError, option
+from icl_align.running.command import show
 from icl_align.running.compose import check_folder, read_options
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command `python -m benchmarks`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print("\n".join([__doc__.strip(), "", *options_help(BenchmarkOptions)]))
+        show("\n".join([__doc__.strip(), "", *options_help(BenchmarkOptions)]))
         return
     with one_line_errors():
         options = check_options(read_options(BenchmarkOptions, arguments))

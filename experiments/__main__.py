@@ -16,6 +16,7 @@ from experiments.alignment import SCALES
 from experiments.claims import NAMES, load
 from icl_align.config import ConfigError, WandbConfig, option
 from icl_align.running.cli import MULTIRUN, check_engines
+from icl_align.running.command import show
 from icl_align.running.compose import parse_overrides, read_options
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
@@ -51,19 +52,20 @@ def check_names(names: list[str]) -> tuple[str, ...]:
 
 def list_claims() -> None:
     """Prints each claim with its place and what is judged."""
+    lines = []
     for name in NAMES:
         claim = load(name, SCALES["small"])
-        print(f"{name:<18} {claim.sentence}\n{'':<18} {claim.place}")
-        for judgement in claim.judgements:
-            print(f"{'':<18} - {judgement.how}: {judgement.prediction}")
-    print(f"\n{__doc__.strip().partition(chr(10))[2].strip()}\n--help lists the options")
+        lines += [f"{name:<18} {claim.sentence}", f"{'':<18} {claim.place}"]
+        lines += [f"{'':<18} - {one.how}: {one.prediction}" for one in claim.judgements]
+    usage = __doc__.strip().partition("\n")[2].strip()
+    show("\n".join([*lines, "", usage, "--help lists the options"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m experiments`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print("\n".join([__doc__.strip(), "", *options_help(CampaignOptions)]))
+        show("\n".join([__doc__.strip(), "", *options_help(CampaignOptions)]))
         return
     if not arguments:
         list_claims()

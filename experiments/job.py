@@ -23,7 +23,7 @@ import icl_align
 from experiments.campaign import Run
 from icl_align.config import leaves, setting
 from icl_align.running.checkpoints import Checkpoints, newest_state
-from icl_align.running.devices import learners_folder, set_up_jax
+from icl_align.running.devices import learners_folder, set_up_command
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.evaluation import by_configuration, compute_curves_together
 from icl_align.running.files import write_json
@@ -36,6 +36,7 @@ from icl_align.running.signals import StopSignals
 from icl_align.running.terminal import Terminal
 
 PARENT_POLL_SECONDS = 2.0
+SAME_COMMAND = "the same command of the campaign"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -67,6 +68,7 @@ def train(runs: list[Run], group: str) -> list[RunError]:
                     tags=sorted(run.tags),
                     group=group,
                     began=began,
+                    goes_on=SAME_COMMAND,
                 ),
             )
             for run in part
@@ -96,13 +98,18 @@ def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> Non
             configs,
             found[0][0],
             measuring,
-            lambda share: signals.stop_if_received("during an evaluation"),
+            lambda share: _stop_if_received(signals),
             Kept(learners_folder()),
         )
     for run, curves in zip(runs, found, strict=True):
         folder = run.evaluation_folder(under)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "curves.json", curves)
+
+
+def _stop_if_received(signals: StopSignals) -> None:
+    if signals.received is not None:
+        signals.stop("during an evaluation", f"to go on: {SAME_COMMAND}")
 
 
 def _leave_account(runs: list[Run], seconds: float) -> None:
@@ -171,7 +178,7 @@ def run(file: Path, began: float) -> None:
 def main() -> None:
     """Runs the job of the file named on the command line."""
     began = time.time()
-    set_up_jax()
+    set_up_command()
     file, parent = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     run(file, began)

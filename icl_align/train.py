@@ -8,6 +8,7 @@ import time
 
 from icl_align import CommandModule
 from icl_align.running.cli import run_with_hydra
+from icl_align.running.command import begin
 
 BEGAN = time.time() - time.process_time()  # the start of the process: all it did was compute
 
@@ -28,6 +29,7 @@ def job(node) -> float:
 
 def main() -> None:
     """The command `python -m icl_align.train`."""
+    begin()
     run_with_hydra(job)
 
 

@@ -170,6 +170,10 @@ class Options(Config):
     def _check_loss(self) -> None:
         loss, attempts = self.loss, self.task.num_responses
         last = self.last_attempts
+        if self.task.dim == 1 and loss.score == "cosine":
+            raise ConfigError(
+                "task.dim", 1, "must be at least 2 with loss.score=cosine, which sees a sign only"
+            )
         if last > attempts:
             raise ConfigError(
                 "loss.max_attempts", last, f"must be at most task.num_responses={attempts}"

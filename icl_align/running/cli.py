@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from icl_align.config import ConfigError
+from icl_align.running.command import show
 from icl_align.running.compose import (
     CONF,
     check_folder,
@@ -22,8 +23,13 @@ from icl_align.running.compose import (
 )
 from icl_align.running.errors import SIGNALLED, RunError, one_line_errors
 from icl_align.running.help import help_text
+from icl_align.running.new_folder import RUN, SWEEP, make_new_folder, quoted
+from icl_align.running.signals import end_in_one_line
 
 MULTIRUN = {"-m", "--multirun"}
+# What Hydra's own parser reads.
+HYDRA_FLAGS = ("--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run")
+HYDRA_FLAGS += ("-r", *MULTIRUN, "--shell-completion", "-sc", "--config-", "--info", "-i")
 # A plugin's own name for its launcher or sweeper -> the extra of this package that installs it.
 EXTRAS = {
     "joblib": "joblib",
@@ -43,6 +49,7 @@ def check_command_line(arguments: list[str]) -> None:
     """
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     flags = {argument for argument in arguments if argument.startswith("-")}
+    _check_flags(flags)
     if not flags <= MULTIRUN:
         return  # another config folder or one of Hydra's own questions: Hydra answers
     parsed = parse_overrides(overrides)
@@ -59,8 +66,16 @@ def check_command_line(arguments: list[str]) -> None:
     for job in itertools.islice(_jobs(parsed), MOST_CHECKED_JOBS):
         compose_config(job)
     for override in parsed:
-        if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir"):
+        if override.key_or_group in (RUN, SWEEP):
             check_folder(override.key_or_group, str(override.value()))
+
+
+def _check_flags(flags: set[str]) -> None:
+    """Raises ConfigError for a flag that neither this command nor Hydra has."""
+    for flag in sorted(flags):
+        if not flag.partition("=")[0].startswith(HYDRA_FLAGS):
+            key = flag.partition("=")[0].lstrip("-").replace("-", "_")
+            raise ConfigError(flag, "", f"options are written KEY=VALUE, as in {key}=VALUE")
 
 
 def check_engines(parsed: list, sweeps: bool) -> None:
@@ -82,7 +97,7 @@ def check_engines(parsed: list, sweeps: bool) -> None:
 
     asked = [override for override in parsed if is_for_hydra(override.key_or_group)]
     engines = [o for o in asked if o.key_or_group in ("hydra/launcher", "hydra/sweeper")]
-    if all(override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") for override in asked):
+    if all(override.key_or_group in (RUN, SWEEP) for override in asked):
         return
     register_options()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -127,11 +142,14 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(help_text(world_named(arguments)))
+        show(help_text(world_named(arguments)))
         return
     with one_line_errors():
+        arguments = with_quoted_folders(arguments)
         check_command_line(arguments)
-        arguments = _with_absolute_sweep(arguments)
+        arguments = _with_own_folder(arguments)
+    if MULTIRUN & set(arguments):
+        end_in_one_line(at_once=False)  # the launcher ends its workers
     import hydra
 
     register_options()
@@ -161,13 +179,34 @@ def _sweep_goes_on(error: ConfigError | RunError) -> bool:
     return hydra.mode == RunMode.MULTIRUN and not (by_signal and runs_one_by_one(hydra))
 
 
-def _with_absolute_sweep(arguments: list[str]) -> list[str]:
-    """The arguments with an absolute hydra.sweep.dir: a job may start in another folder."""
-    absolute = []
+def with_quoted_folders(arguments: list[str]) -> list[str]:
+    """The arguments with quotes around the name of a folder that Hydra's grammar cannot read."""
+    found = []
     for argument in arguments:
-        if argument.startswith("hydra.sweep.dir="):
-            folder = str(parse_overrides([argument])[0].value())
-            quoted = str(Path(folder).absolute()).replace("\\", "\\\\").replace("'", "\\'")
-            argument = f"hydra.sweep.dir='{quoted}'"
-        absolute.append(argument)
-    return absolute
+        key, equals, text = argument.partition("=")
+        if equals and key in (RUN, SWEEP):
+            try:
+                parse_overrides([argument])
+            except ConfigError:
+                argument = f"{key}={quoted(text)}"
+        found.append(argument)
+    return found
+
+
+def _with_own_folder(arguments: list[str]) -> list[str]:
+    """The arguments with the folder of this start, a new one where none is named.
+
+    That of a sweep is absolute: a job may start in another folder.
+    """
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    if not flags <= MULTIRUN:
+        return arguments
+    key = SWEEP if flags else RUN
+    named = [argument for argument in arguments if argument.startswith(f"{key}=")]
+    if not named:
+        folder = make_new_folder(key)
+    else:
+        folder = Path(str(parse_overrides(named[-1:])[0].value()))
+    folder = folder.absolute() if key == SWEEP else folder
+    rest = [argument for argument in arguments if argument not in named]
+    return [*rest, f"{key}={quoted(str(folder))}"]

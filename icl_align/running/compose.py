@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -93,7 +94,10 @@ def parse_overrides(overrides: list[str]) -> list:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
             key, _, value = text.partition("=")
-            raise ConfigError(key, value, "cannot be read; write KEY=VALUE") from error
+            how = f"\"{key}='{value}'\"" if value else "KEY=VALUE"
+            raise ConfigError(
+                key, value, f"cannot be read; write KEY=VALUE, quoted: {how}"
+            ) from error
     return parsed
 
 
@@ -130,9 +134,37 @@ def check_keys(parsed: list, options: type[Config] | None = None) -> None:
             if name not in {*sections, *ADDED_GROUPS}:
                 raise ConfigError(name, text, f"world={options.world} has no {name}")
         elif name not in keys:
-            close = difflib.get_close_matches(name, [*keys, *groups()], n=1, cutoff=0.6)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(name, text, f"no such option{hint} (--help lists all)")
+            raise ConfigError(name, text, f"no such option{_hint(name, [*keys, *groups()])}")
+
+
+# What other programs call an option -> the last part of its name here.
+ABBREVIATIONS = {"lr": "learning_rate", "bs": "batch_size", "batch": "batch_size"}
+ABBREVIATIONS |= {
+    "epochs": "steps",
+    "iterations": "steps",
+    "max_steps": "steps",
+    "n_steps": "steps",
+}
+ABBREVIATIONS |= {"depth": "num_layers", "layers": "num_layers", "n_layers": "num_layers"}
+ABBREVIATIONS |= {"heads": "num_heads", "n_heads": "num_heads", "seeds": "num_seeds"}
+ABBREVIATIONS |= {"d_model": "width", "hidden_size": "width", "n_embd": "width"}
+DEVICE_WORDS = {"device", "gpu", "gpus", "cuda", "cpu", "tpu", "platform", "accelerator", "backend"}
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """What may have been meant by an option that there is not."""
+    last = name.rpartition(".")[2]
+    if last in DEVICE_WORDS:
+        return (
+            "; JAX chooses the device: an accelerator where its extra is installed ('.[cuda]', "
+            "'.[tpu]'), or what the environment variable JAX_PLATFORMS=cpu says"
+        )
+    meant = [key for key in known if key.rpartition(".")[2] == ABBREVIATIONS.get(last, last)]
+    # Of several with this last part, one whose section is as named, or else of training.
+    section = name.rpartition(".")[0] or "train"
+    meant.sort(key=lambda key: (not key.startswith(section), "." in key))
+    meant = meant or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return (f"; did you mean {meant[0]}?" if meant else "") + " (--help lists all)"
 
 
 def _check_choice(group: str, override: Any) -> None:
@@ -178,6 +210,17 @@ def check_folder(key: str, value: str) -> None:
                 folder.rmdir()
     except OSError as error:
         raise ConfigError(key, value, f"must be a folder or a new one: {error.strerror}") from error
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Makes a folder, or raises ConfigError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"nothing can be written there ({error.strerror}); name another folder"
+        raise ConfigError(key, folder, reason) from error
 
 
 def read_options(schema: type, arguments: list[str]) -> Any:

@@ -18,12 +18,8 @@ from icl_align.config import ConfigError, DevicesConfig
 from icl_align.running.shares import visible_cores
 
 
-def join_cluster(devices: DevicesConfig) -> None:
-    """Makes this process one of those of the cluster; before anything asks JAX for a device.
-
-    Raises:
-      ConfigError: nothing says which processes there are.
-    """
+def _join_cluster(devices: DevicesConfig) -> None:
+    """Makes this process one of those of the cluster; before anything asks JAX for a device."""
     if not devices.cluster or jax.distributed.is_initialized():
         return
     try:
@@ -61,6 +57,38 @@ def set_up_jax(keep_programs: bool = True) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / _kind_of_processor()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def set_up_command(devices: DevicesConfig | None = None) -> None:
+    """JAX for a command: as `set_up_jax` has it, in its cluster, with a device that there is.
+
+    What the environment says for other programs has no effect: everything is float32, with NumPy's
+    promotion, and figures go to files.
+
+    Args:
+      devices: the cluster that the process may be part of.
+
+    Raises:
+      ConfigError: nothing says which processes there are, or JAX finds no device as asked for.
+    """
+    set_up_jax()
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    os.environ["MPLBACKEND"] = "agg"
+    if devices is not None:
+        _join_cluster(devices)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms or ""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            "JAX_PLATFORMS",
+            asked,
+            f"JAX finds no such device here ({reason}); unset it to get what there is, or say cpu; "
+            "for a GPU install the extra cuda, for a TPU the extra tpu",
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -1,6 +1,7 @@
 """What ends a command with one line: its error, and its exit status."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -11,11 +12,17 @@ SIGNALLED = 128  # with the signal's number added: exit status of a run that a s
 
 
 class RunError(Exception):
-    """Something that ends a run with one line on the terminal and this exit status."""
+    """Something that ends a run with one line on the terminal and this exit status.
 
-    def __init__(self, message: str, status: int = 1):
+    Args:
+      message: the line.
+      status: the exit status.
+      at_once: libraries cannot end in order either, and would only comment on it.
+    """
+
+    def __init__(self, message: str, status: int = 1, at_once: bool = False):
         super().__init__(message)
-        self.status = status
+        self.status, self.at_once = status, at_once
 
 
 @contextlib.contextmanager
@@ -28,4 +35,7 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(USAGE_ERROR)
     except RunError as error:
         sys.stderr.write(f"icl_align: error: {error}\n")
+        if error.at_once:
+            sys.stdout.flush()
+            os._exit(error.status)
         sys.exit(error.status)

@@ -1,5 +1,6 @@
 """What `--help` prints."""
 
+import re
 from pathlib import Path
 
 from icl_align.config import Config, allowed, leaves, setting
@@ -23,7 +24,8 @@ def options_help(schema: type) -> list[str]:
 def _first_comment(file: Path) -> str:
     lines = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
     lines = [line for line in lines if not line.startswith("@package")]
-    return " ".join(lines).split(". ")[0].rstrip(".")
+    # A sentence ends where the next begins, not at "et al.".
+    return re.split(r"\.\s+(?=[A-Z])", " ".join(lines))[0].rstrip(".")
 
 
 def help_text(world: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import jax
 
 from icl_align.config import ConfigError
 from icl_align.running.compose import ADDED_GROUPS, to_config
-from icl_align.running.devices import join_cluster, leads, set_up_jax
+from icl_align.running.devices import leads, set_up_command
+from icl_align.running.new_folder import SWEEP, quoted
 from icl_align.running.run import Start, run
 from icl_align.running.sweeps import final_loss, name_of_sweep
 
@@ -44,16 +46,20 @@ def run_in_hydra_folder(node, began: float) -> float:
         tags=[tag.strip("'\"") for tag in tags],
         group=name_of_sweep(hydra) if swept else None,
         began=time.time() if swept else began,
+        goes_on=_sweep_again(hydra) if swept else None,
     )
     with _no_empty_folder(folder):
         config = to_config(node)
         if swept and config.devices.cluster:
             raise ConfigError("devices.cluster", True, "trains one configuration, not a sweep")
-        set_up_jax()
-        join_cluster(config.devices)
+        set_up_command(config.devices)
         run(config, folder, start)
     jax.clear_caches()  # the jobs of a sweep share a process, not their programs
     return final_loss(folder) if leads() else math.nan
+
+
+def _sweep_again(hydra) -> str:
+    return f"the same command with {shlex.quote(f'{SWEEP}={quoted(hydra.sweep.dir)}')}"
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.crew import MOST_STEPS_A_CHUNK, Crew
 from icl_align.running.errors import RunError
 from icl_align.running.files import write_json
+from icl_align.running.new_folder import command_to_go_on
 from icl_align.running.profiling import Profile
 from icl_align.running.signals import StopSignals
 from icl_align.running.terminal import Terminal
@@ -35,6 +36,7 @@ class Start:
     tags: list[str] = dataclasses.field(default_factory=list)
     group: str | None = None
     began: float = dataclasses.field(default_factory=time.time)
+    goes_on: str | None = None  # what to type to go on; by default what one run needs
 
 
 @dataclasses.dataclass
@@ -48,6 +50,11 @@ class OneRun:
     tracker: Tracker | None = None
     curves: dict[str, Any] | None = None
     failure: RunError | None = None
+
+    @property
+    def goes_on(self) -> str:
+        """What to say of how to go on."""
+        return f"to go on: {self.start.goes_on or command_to_go_on(self.folder)}"
 
 
 def state_of(state: TrainState, place: int, config: Config) -> TrainState:
@@ -102,7 +109,7 @@ def train(
             if stop:
                 for one in alive:
                     one.checkpoints.wait()
-                signals.stop(f"at step {step}, which is saved")
+                signals.stop(f"at step {step}, which is saved", group[0].goes_on)
             size = max(1, math.ceil(speed * CHUNK_SECONDS))
     terminal.stop_progress()
     total = time.time() - began

@@ -7,7 +7,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from icl_align.config import EVALUATION, Config, ConfigError, allowed, check, concerned, leaves
 from icl_align.running.checkpoints import newest_state
-from icl_align.running.compose import CONF, check_keys, groups, parse_overrides
+from icl_align.running.compose import CONF, check_keys, check_writable, groups, parse_overrides
 from icl_align.running.devices import learners_folder
 from icl_align.running.evaluation import compute_curves
 from icl_align.running.files import save_figure, write_json
@@ -66,7 +66,9 @@ def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
     return run_dir / "evaluations" / name[:200]
 
 
-def evaluate_again(run_dir: Path, overrides: list[str], terminal: Terminal) -> None:
+def evaluate_again(
+    run_dir: Path, overrides: list[str], terminal: Terminal, output_dir: Path | None = None
+) -> None:
     """Evaluates the newest state of a run, and leaves curves.json and curves.png.
 
     Args:
@@ -74,16 +76,19 @@ def evaluate_again(run_dir: Path, overrides: list[str], terminal: Terminal) -> N
         folder below `evaluations/`.
       overrides: as in `evaluation_config`.
       terminal: shows how far it is, and the curves.
+      output_dir: where the results go instead.
 
     Raises:
-      ConfigError: an override is not allowed, or the folder holds no run.
+      ConfigError: an override is not allowed, the folder holds no run, or the results cannot be
+        written where they should go.
     """
     trained = config_of_run(run_dir)
     config = evaluation_config(trained, overrides)
     step, state = newest_state(run_dir, trained, terminal.warn)
     names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
     folder = evaluation_folder(run_dir, names) if names else run_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_dir or folder
+    check_writable("output_dir", folder)
 
     def progress(share):
         terminal.progress("evaluating", 100 * share, 100.0)

@@ -5,7 +5,6 @@ Signals and clocks live here and in `loop`; `training` is pure.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from icl_align.running.crew import Crew
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
 from icl_align.running.evaluation import compute_curves_together, is_final
-from icl_align.running.files import save_figure, write_json
+from icl_align.running.files import save_figure, why_not_written, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.loop import OneRun, Start, train
 from icl_align.running.mesh import make_mesh
@@ -40,8 +39,6 @@ from icl_align.running.terminal import Terminal, changed_options
 from icl_align.running.tracking import Tracker, check_account, start_service
 from icl_align.running.training import TrainState, state_shapes
 from icl_align.world import world_of
-
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def run(config: Config, folder: Path, start: Start | None = None) -> dict[str, Any]:
@@ -122,14 +119,13 @@ def _lead(
                 stack.enter_context(sole_user_of(one.folder))
             _train_and_evaluate(group, crew, mesh, terminal, signals)
             return [one.failure or one.curves for one in group]
-    except OSError as error:
-        if error.errno not in OUT_OF_SPACE:
+    except Exception as error:
+        reason = None if isinstance(error, RunError) else why_not_written(error, group[0].folder)
+        if reason is None:
             raise
         folders = ", ".join(str(folder) for _, folder, _ in runs)
-        raise RunError(
-            f"{folders}: {os.strerror(error.errno)}; what was saved is kept, "
-            "and the same command goes on from there"
-        ) from error
+        line = f"{folders}: {reason}; what was saved is kept; {group[0].goes_on}"
+        raise RunError(line, at_once=True) from error
     finally:
         terminal.stop_progress()
 
@@ -138,16 +134,20 @@ def _train_and_evaluate(
     group: list[OneRun], crew: Crew, mesh: Mesh, terminal: Terminal, signals: StopSignals
 ) -> None:
     done = False
-    try:
+    with contextlib.ExitStack() as last:
+        last.callback(terminal.stop_progress)
         for one in group:
             resolved = dataclasses.asdict(one.config)
             keep = one.config.train.keep_checkpoints
             one.checkpoints = Checkpoints(one.folder / "checkpoints", resolved, keep)
+            last.callback(one.checkpoints.close)
             for written in one.checkpoints.configs():
                 refuse_other(one.folder, from_dict(written), one.config)
         start_service(group[0].folder, group[0].config.wandb)
         step, restored = _newest_common_state(group, terminal)
         configs = [one.config for one in group]
+        for one in group:
+            terminal.say(f"run folder: {one.folder}")
         crew.begin(configs, mesh, restored)
         terminal.say(_start_line(configs, mesh, crew.num_parameters))
         if step:
@@ -159,18 +159,14 @@ def _train_and_evaluate(
             resolved = dataclasses.asdict(one.config)
             start = one.start
             one.tracker = Tracker(one.folder, one.config.wandb, resolved, start.tags, start.group)
+            last.callback(
+                lambda one=one: one.tracker.close(0 if done and one.failure is None else 1)
+            )
         train(group, crew, step, terminal, signals)
         for one in group:
             one.checkpoints.wait()
         _evaluate(group, crew, terminal, signals)
         done = True
-    finally:
-        terminal.stop_progress()
-        for one in group:
-            if one.tracker is not None:
-                one.tracker.close(0 if done and one.failure is None else 1)
-            if one.checkpoints is not None:
-                one.checkpoints.close()
 
 
 def _newest_common_state(group: list[OneRun], terminal: Terminal) -> tuple[int, TrainState | None]:
@@ -233,7 +229,7 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
             terminal.progress("evaluating", 100 * fraction, 100.0)
             crew.wait()
             if crew.stop_asked:
-                signals.stop("after training, during the evaluation")
+                signals.stop("after training, during the evaluation", group[0].goes_on)
 
         progress(0.0)
         crew.begin_measuring(missing)
@@ -250,4 +246,3 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
     for place in alive:
         if len(group) == 1:
             terminal.curves_table(measures, group[place].curves)
-        terminal.say(f"run folder: {group[place].folder}")

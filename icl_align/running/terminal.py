@@ -24,7 +24,8 @@ class Terminal:
     """The outermost voice of a run. Progress bars appear only on a real terminal."""
 
     def __init__(self) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
+        # Orbax's notes are not the user's; what goes wrong arrives as an exception.
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
         self._console = Console(highlight=False)
         self._errors = Console(stderr=True, highlight=False)
         self._progress = Progress(

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import json
 import math
+import os
 import secrets
 import shutil
 import sys
@@ -85,6 +86,10 @@ def import_wandb(folder: Path) -> ModuleType:
             shutil.rmtree(own, ignore_errors=True)  # of a start that was killed
             own.mkdir(parents=True)
             atexit.register(shutil.rmtree, own, ignore_errors=True)
+            if "HOME" not in os.environ:  # without, its service writes its log to the terminal
+                with contextlib.suppress(RuntimeError):
+                    os.environ["HOME"] = str(Path.home())
+                os.environ.setdefault("HOME", str(own.absolute()))
             before, tempfile.tempdir = tempfile.tempdir, str(own.absolute())
             try:
                 import wandb
@@ -186,18 +191,20 @@ def check_account(config: WandbConfig) -> None:
     """Raises ConfigError if W&B is to be online and knows no account; never asks for one."""
     if config.mode != "online":
         return
+    reason = why_no_account()
+    if reason:
+        raise ConfigError("wandb.mode", "online", f"{reason}, or use offline or disabled")
+
+
+def why_no_account() -> str | None:
+    """Why W&B cannot be reached, and what to do; None where it knows an account."""
     import wandb
 
     try:
         known = wandb.login(prompt=False)
     except wandb.Error as error:
-        raise ConfigError("wandb.mode", "online", " ".join(str(error).split())) from error
-    if not known:
-        raise ConfigError(
-            "wandb.mode",
-            "online",
-            "no account is known; set WANDB_API_KEY, or use offline or disabled",
-        )
+        return " ".join(str(error).split())
+    return None if known else "no account is known; set WANDB_API_KEY"
 
 
 def log_verdicts(folder: Path, config: WandbConfig, group: str, rows: list[dict[str, Any]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Optional
 
 from icl_align.config import ConfigError, WandbConfig, option
 from icl_align.running.compose import DEFAULT_WORLD
-from icl_align.running.errors import RunError
-from icl_align.running.tracking import check_account, curve_name, final_name
+from icl_align.running.errors import USAGE_ERROR, RunError
+from icl_align.running.tracking import curve_name, final_name, why_no_account
 from icl_align.world import WORLDS, Measures, options_of
 
 TRAINING = {
@@ -60,7 +60,9 @@ def save_workspace(options: DashboardConfig) -> str:
       RunError: wandb-workspaces is not installed, or W&B does not answer as it should.
     """
     _workspaces()  # before anything goes over the network
-    check_account(WandbConfig(mode="online"))
+    reason = why_no_account()
+    if reason:
+        raise RunError(f"W&B: {reason}", USAGE_ERROR)
     import wandb
 
     with _as_run_error():

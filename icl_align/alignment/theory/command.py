@@ -10,6 +10,7 @@ from typing import Any
 
 from icl_align.alignment.theory.options import TheoryConfig
 from icl_align.config import ConfigError, leaves
+from icl_align.running.command import begin, show
 from icl_align.running.compose import check_folder, read_options
 from icl_align.running.errors import one_line_errors
 from icl_align.running.help import options_help
@@ -19,9 +20,10 @@ REPAIR_SIZE = {"dim": 2, "num_responses": 3}  # of the networks that are repaire
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m icl_align.theory`."""
+    begin()
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print("\n".join([__doc__.strip(), "", *options_help(TheoryConfig)]))
+        show("\n".join([__doc__.strip(), "", *options_help(TheoryConfig)]))
         return
     with one_line_errors():
         options = read_options(TheoryConfig, arguments)

@@ -1,0 +1,55 @@
+"""The folder of a start, which no other start shares, and the command that goes on in it."""
+
+import itertools
+import re
+import shlex
+import time
+from pathlib import Path
+
+from icl_align.config import ConfigError
+
+RUN, SWEEP = "hydra.run.dir", "hydra.sweep.dir"
+PARENTS = {RUN: "runs", SWEEP: "sweeps"}
+
+
+def make_new_folder(key: str, now: float | None = None) -> Path:
+    """Makes `runs/DATE/TIME` or `sweeps/DATE/TIME`; where it is taken, `TIME_2`, `TIME_3`, ...
+
+    Making a folder is one step of the file system, on one machine and on a shared disk, so two
+    starts in one second never get the same.
+
+    Args:
+      key: RUN or SWEEP.
+      now: as `time.time()`; by default the present.
+
+    Raises:
+      ConfigError: no folder can be made here.
+    """
+    date, clock = time.strftime("%Y-%m-%d %H-%M-%S", time.localtime(now)).split()
+    parent = Path(PARENTS[key]) / date
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for count in itertools.count(1):
+            folder = parent / (clock if count == 1 else f"{clock}_{count}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                continue
+    except OSError as error:
+        reason = f"no folder can be made here ({error.strerror}); name another one"
+        raise ConfigError(key, parent, reason) from error
+    raise AssertionError("there is always a next number")
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar reads it, with quotes where it needs them."""
+    if re.fullmatch(r"[A-Za-z0-9_/.\-]+", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def command_to_go_on(folder: Path) -> str:
+    """The command, as it would be typed, that goes on with the run in a folder."""
+    return f"python -m icl_align.train {shlex.quote(f'{RUN}={quoted(str(folder))}')}"

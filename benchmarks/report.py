@@ -17,7 +17,6 @@ BUSY = 0.05  # share of the processors in others' hands above which a number is 
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"  # Okabe and Ito
 PARTS = ("loss", "attention", "step")
 AXIS_LABELS = {
-    "task.num_responses": "attempts N",
     "model.num_layers": "layers",
     "model.width": "width",
     "train.batch_size": "contexts a step",
@@ -160,7 +159,7 @@ def start_table(start: dict[str, Any]) -> Table:
 
 
 def reach_table(reach: dict[str, Any]) -> Table:
-    """Time to a good refinement."""
+    """Time until what a world measures is small."""
     rows, notes = [], []
     for label, trainings in reach["trainings"].items():
         steps = [one["steps"] for one in trainings if one["steps"] is not None]
@@ -181,14 +180,14 @@ def reach_table(reach: dict[str, Any]) -> Table:
             ]
         )
     notes.append(
-        f"Refinement error at most {reach['error']} after {reach['attempts']} attempts at two "
+        f"{reach['quantity'].capitalize()} at most {reach['error']} after {reach['after']} at two "
         f"checks in a row, every {reach['every']} steps, on the same {reach['contexts']} contexts; "
         f"at most {reach['most_steps']} steps. Checks and compiling are not in the seconds."
     )
     every = [one for trainings in reach["trainings"].values() for one in trainings]
     notes += busy_note([statistics.median(c["others"] for c in one["checks"]) for one in every])
     header = ["", "reached", "training", "steps", "compile", "lowest error, by seed"]
-    return Table(f"Time to a refinement error of {reach['error']}", header, rows, notes)
+    return Table(f"Time to a {reach['quantity']} of {reach['error']}", header, rows, notes)
 
 
 def growth_table(axes: dict[str, Any]) -> Table:
@@ -285,23 +284,25 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
     sections = [f"# Benchmarks\n\n`{results['command']}`, {results['date']}\n"]
     sections += [table.markdown() for table in tables(results)]
     if any("points" in axis for axis in results.get("growth", {}).values()):
-        growth_figure(results["growth"]).savefig(folder / "growth.png", dpi=150)
+        growth_figure(results["growth"], results.get("labels", {})).savefig(
+            folder / "growth.png", dpi=150
+        )
         sections.append("![Step time against size](growth.png)\n")
     (folder / "report.md").write_text("\n".join(sections))
 
 
-def growth_figure(axes: dict[str, Any]) -> Figure:
+def growth_figure(axes: dict[str, Any], labels: dict[str, str]) -> Figure:
     """Step time against each size, beside a line of the expected growth through the last point."""
     drawn = {axis: found for axis, found in axes.items() if "points" in found}
     figure = Figure(figsize=(3.4 * len(drawn), 3.6), layout="constrained")
     for place, (axis, found) in zip(
         figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
-        _draw_axis(place, axis, found)
+        _draw_axis(place, axis, found, labels)
     return figure
 
 
-def _draw_axis(place: Axes, axis: str, found: dict[str, Any]) -> None:
+def _draw_axis(place: Axes, axis: str, found: dict[str, Any], labels: dict[str, str]) -> None:
     points = found["points"]
     x = [point["value"] for point in points]
     y = [1000 * point["step_seconds"] for point in points]
@@ -320,7 +321,7 @@ def _draw_axis(place: Axes, axis: str, found: dict[str, Any]) -> None:
     place.set_xscale("log", base=2)
     place.set_yscale("log")
     place.set_xticks(x, [str(value) for value in x])
-    place.set_xlabel(AXIS_LABELS.get(axis, axis))
+    place.set_xlabel({**AXIS_LABELS, **labels}.get(axis, axis))
     place.set_ylabel("step, ms")
     place.legend(title="exponent, largest half", fontsize=8, title_fontsize=8, frameon=False)
     place.spines[["top", "right"]].set_visible(False)

@@ -26,16 +26,15 @@ from typing import Any, TextIO
 import psutil
 
 VERBS = ("build", "steps", "memory", "error", "draw")
-# Kind -> module and class: a module is loaded in the process that needs it, and nowhere else.
+# Kind -> module and class: a module is loaded in the process that needs it, and nowhere else. A
+# world's own are called WORLD:KIND, and stand in its `worlds.Subject`.
 KINDS = {
     "jax": ("jax_worker", "Training"),
     "jax_loss": ("jax_worker", "Loss"),
     "jax_attention": ("jax_worker", "Attention"),
     "jax_product": ("jax_worker", "Product"),
     "jax_copy": ("jax_worker", "Copy"),
-    "jax_refining": ("alignment.jax_worker", "Refining"),
-    "torch": ("alignment.torch_worker", "Training"),
-    "torch_product": ("alignment.torch_worker", "Product"),
+    "torch_product": ("torch_product", "Product"),
     "copy": ("copy_worker", "Copy"),
 }
 
@@ -52,7 +51,12 @@ def make_contender(kind: str, arguments: dict[str, Any]) -> Contender:
     """An object of the class of `kind`."""
     import importlib
 
-    module, name = KINDS[kind]
+    world, _, own = kind.rpartition(":")
+    if world:
+        kinds = importlib.import_module(f"benchmarks.{world}").SUBJECT.workers
+        module, name = f"{world}.{kinds[own][0]}", kinds[own][1]
+    else:
+        module, name = KINDS[kind]
     return getattr(importlib.import_module(f"benchmarks.{module}"), name)(**arguments)
 
 

@@ -1,6 +1,6 @@
 """Runs the claims and writes the report.
 
-python -m experiments                                   lists the claims
+python -m experiments [world=WORLD]                     lists the claims of a world
 python -m experiments NAME... [KEY=VALUE ...]           runs what is missing, then judges
 python -m experiments all [KEY=VALUE ...]               all claims
 python -m experiments NAME... -m hydra/launcher=ENGINE  the same jobs on another engine
@@ -10,24 +10,28 @@ import dataclasses
 import difflib
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from experiments.alignment import SCALES
-from experiments.claims import NAMES, load
+from experiments.studies import Study, study_of
 from icl_align.config import ConfigError, WandbConfig, option
 from icl_align.running.cli import MULTIRUN, check_engines
 from icl_align.running.command import show
-from icl_align.running.compose import parse_overrides, read_options
+from icl_align.running.compose import DEFAULT_WORLD, parse_overrides, read_options, world_named
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
+from icl_align.world import WORLDS
 
 
 @dataclasses.dataclass
 class CampaignOptions:
-    """All options of `python -m experiments`."""
+    """The options of `python -m experiments` that do not depend on the world."""
 
-    scale: str = option("small", "size of every run", choices=tuple(SCALES))
-    folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
+    world: str = option(DEFAULT_WORLD, "whose claims", choices=WORLDS)
+    folder: Optional[str] = option(
+        None,
+        "the campaign's folder; null is campaigns/SCALE, of another world than the default "
+        "campaigns/WORLD/SCALE",
+    )
     seed: int = option(100, "first training seed", least=0, most=2**31 - 2**16)
     num_seeds: int = option(5, "training seeds; fewer than 5 decide nothing", least=1, most=2**10)
     networks_at_once: int = option(
@@ -36,25 +40,33 @@ class CampaignOptions:
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
 
 
-def check_names(names: list[str]) -> tuple[str, ...]:
-    """The claims asked for, in the report's order.
+def campaign_options(world: str) -> type[CampaignOptions]:
+    """All options for the claims of a world: those, and its sizes."""
+    scale = option("small", "size of every run", choices=tuple(study_of(world).SCALES))
+    named = option(world, "whose claims", choices=WORLDS)
+    extra = [("scale", str, scale), ("world", str, named)]
+    return dataclasses.make_dataclass("OptionsOfWorld", extra, bases=(CampaignOptions,))
+
+
+def check_names(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The claims asked for among those that are known, in the report's order.
 
     Raises:
       ConfigError: there is no such claim.
     """
     for name in names:
-        if name not in (*NAMES, "all"):
-            close = difflib.get_close_matches(name, NAMES, n=1)
+        if name not in (*known, "all"):
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError("claim", name, f"must be all or some of {', '.join(NAMES)}{hint}")
-    return NAMES if "all" in names else tuple(name for name in NAMES if name in names)
+            raise ConfigError("claim", name, f"must be all or some of {', '.join(known)}{hint}")
+    return known if "all" in names else tuple(name for name in known if name in names)
 
 
-def list_claims() -> None:
+def list_claims(study: Study) -> None:
     """Prints each claim with its place and what is judged."""
     lines = []
-    for name in NAMES:
-        claim = load(name, SCALES["small"])
+    for name in study.CLAIMS:
+        claim = study.load(name, study.SCALES["small"])
         lines += [f"{name:<18} {claim.sentence}", f"{'':<18} {claim.place}"]
         lines += [f"{'':<18} - {one.how}: {one.prediction}" for one in claim.judgements]
     usage = __doc__.strip().partition("\n")[2].strip()
@@ -64,11 +76,14 @@ def list_claims() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m experiments`."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    with one_line_errors():
+        world = world_named(arguments)
+        study, schema = study_of(world), campaign_options(world)
     if {"-h", "--help"} & set(arguments):
-        show("\n".join([__doc__.strip(), "", *options_help(CampaignOptions)]))
+        show("\n".join([__doc__.strip(), "", *options_help(schema)]))
         return
-    if not arguments:
-        list_claims()
+    if all(argument.startswith("world=") for argument in arguments):
+        list_claims(study)
         return
     with one_line_errors():
         swept = bool(MULTIRUN & set(arguments))
@@ -76,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         own = [text for text in arguments if "=" in text and text not in engine]
         names = [text for text in arguments if "=" not in text and text not in MULTIRUN]
         if not names:
-            raise ConfigError("claim", "", f"name some of {', '.join(NAMES)}, or all")
-        names = check_names(names)
+            raise ConfigError("claim", "", f"name some of {', '.join(study.CLAIMS)}, or all")
+        names = check_names(names, study.CLAIMS)
         parsed = parse_overrides(engine)
         check_engines(parsed, sweeps=swept)
         for override in parsed:
@@ -86,11 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ConfigError(
                     override.key_or_group, text, "a campaign says itself what it runs"
                 )
-        options = read_options(CampaignOptions, own)
+        options = read_options(schema, own)
         # The report says what was computed, not where.
         said = [text for text in own if not text.startswith(("folder=", "wandb."))]
         said += ["-m", *engine] if swept else []
-        which = ["all"] if names == NAMES else names
+        which = ["all"] if names == study.CLAIMS else names
         command = " ".join(["python -m experiments", *which, *said])
         try:
             status = run_campaign(names, options, command, engine if swept else None)
@@ -101,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_campaign(
     names: tuple[str, ...],
-    options: CampaignOptions,
+    options: Any,
     command: str,
     engine: list[str] | None,
 ) -> int:
@@ -111,7 +126,7 @@ def run_campaign(
 
     Args:
       names: the claims.
-      options: see `CampaignOptions`.
+      options: see `campaign_options`.
       command: what was typed, for the report.
       engine: Hydra overrides that choose a launcher; None runs one job after the other.
     """
@@ -121,10 +136,12 @@ def run_campaign(
     from icl_align.running.run_folder import sole_user_of
     from icl_align.running.tracking import check_account
 
-    check_account(options.wandb)
-    scale = SCALES[options.scale]
-    folder = Path(options.folder or f"campaigns/{options.scale}").absolute()
-    every = {name: load(name, scale) for name in NAMES}
+    study = study_of(options.world)
+    scale = study.SCALES[options.scale]
+    own = "" if options.world == DEFAULT_WORLD else f"{options.world}/"
+    folder = Path(options.folder or f"campaigns/{own}{options.scale}").absolute()
+    check_account(options.wandb, folder)
+    every = {name: study.load(name, scale) for name in study.CLAIMS}
 
     def campaign_of(wanted):
         claims = {name: every[name] for name in wanted}
@@ -134,7 +151,7 @@ def run_campaign(
         campaign = campaign_of(names)
         campaign.register(every)
         failed = run_jobs(campaign, campaign.missing_jobs(options.networks_at_once), engine)
-        done = [n for n in NAMES if n in names or not campaign_of([n]).missing_jobs(1)]
+        done = [n for n in study.CLAIMS if n in names or not campaign_of([n]).missing_jobs(1)]
         page = write_report(campaign_of(done), options.wandb, command, every)
     print(f"report: {page}")
     if failed:

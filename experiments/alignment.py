@@ -1,10 +1,27 @@
-"""What the claims of the alignment world share: their readings, effects that count, and sizes."""
+"""The study of the alignment world: its claims, their readings, effects that count, and sizes."""
 
 import dataclasses
+import importlib
 
-from experiments.claim import Arm, Effect, Learned, Reading, Scale
+from experiments.claim import Arm, Claim, Effect, Learned, Reading, Scale
 from icl_align.alignment.options import Options
 
+# In the order of the report: modules of `experiments.claims`.
+CLAIMS = (
+    "attempts",
+    "gradient_descent",
+    "reward_noise",
+    "depth",
+    "softmax",
+    "heads",
+    "mlp",
+    "controls",
+    "ranking",
+    "distribution",
+    "data_process",
+    "length",
+    "tokens",
+)
 # The smallest effects that count, fixed before the campaign's seeds were trained:
 # a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
 # and a hundredth of the regret of a transformer that is shown no rewards (4.1).
@@ -14,6 +31,11 @@ REGRET_THAT_COUNTS = 0.04
 AGREEMENT_THAT_COUNTS = 0.9
 # Answers that agree with gradient descent's less than that have not learned to rank.
 LEARNED = Learned("agreement", "0.0", 0.5, "to rank (agreement with gradient descent above 0.5)")
+
+
+def load(name: str, scale: Scale) -> Claim:
+    """The claim `name` at a scale."""
+    return importlib.import_module(f"experiments.claims.{name}").claim(scale)
 
 
 def refinement_error(arm: Arm, **which) -> Effect:

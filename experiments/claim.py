@@ -9,7 +9,8 @@ difference is paired. Nothing here trains or reads a file.
 
 import dataclasses
 import math
-from typing import Literal
+
+HOW = ("published", "controlled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Judgement:
       predicted: where it must lie.
     """
 
-    how: Literal["published", "controlled"]
+    how: str
     prediction: str
     effect: Effect
     predicted: Range
@@ -161,6 +162,11 @@ class Claim:
     place: str
     judgements: tuple[Judgement, ...]
     figure: dict[str, Effect]
+
+    def __post_init__(self) -> None:
+        for judgement in self.judgements:
+            if judgement.how not in HOW:
+                raise ValueError(f"how={judgement.how}: must be one of {', '.join(HOW)}")
 
     def readings(self) -> list[tuple[str, Reading]]:
         """(how, reading) of everything that is judged or drawn."""

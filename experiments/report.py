@@ -243,7 +243,7 @@ def _rule(registered: int, changed: list[str], learned: Learned | None) -> str:
         f"*Contradicted*: the same, outside. *Undecided*: anything else, fewer than {LEAST_SEEDS} "
         f"seeds{_not_learned(learned)}. The bootstrap interval of 5 seeds is too narrow by "
         "itself (it covers a Gaussian mean in about 83 of 100 samples). "
-        f"{when}; `experiments/claim.py` says where the smallest effects that count come from."
+        f"{when}; `experiments/alignment.py` says where the smallest effects that count come from."
     )
 
 

@@ -8,6 +8,8 @@ predictions of dimension d:
     scores       2 M N d               ranking losses only
 """
 
+from typing import Any
+
 from benchmarks.worlds import Subject
 from icl_align.alignment.options import RANKING_LOSSES, Options
 from icl_align.alignment.tokens import TOKEN_LAYOUTS, num_tokens
@@ -32,9 +34,22 @@ def outside_trunk(config: Options) -> dict[str, int]:
     }
 
 
+def measure_reach(*arguments: Any) -> dict[str, Any]:
+    """`reach.measure_reach`, imported where it is needed."""
+    from benchmarks.alignment import reach
+
+    return reach.measure_reach(*arguments)
+
+
 SUBJECT = Subject(
     outside_trunk,
     of_data=("embedding", "scores"),
-    rival="torch",
+    workers={
+        "refining": ("jax_worker", "Refining"),
+        "torch": ("torch_worker", "Training"),
+    },
+    rival="alignment:torch",
     axes={"task.num_responses": (10, 20, 40, 80, 160)},
+    labels={"task.num_responses": "attempts N"},
+    reach=measure_reach,
 )

@@ -64,7 +64,7 @@ def measure_reach(
         for seed in seeds:
             seeded = [*overrides, f"seed={seed}"]
             with contextlib.ExitStack() as stack:
-                ours = stack.enter_context(Worker("jax_refining", overrides=seeded))
+                ours = stack.enter_context(Worker("alignment:refining", overrides=seeded))
                 said = build(ours)
                 if not path.exists():
                     ours.ask("draw", path=str(path), count=NUM_CONTEXTS)
@@ -79,13 +79,14 @@ def measure_reach(
                     with contextlib.ExitStack() as trial:
                         attention = fastest_torch(trial, seeded, False, seconds)[1]["attention"]
                 arguments = {"overrides": seeded, "compiled": False, "attention": attention}
-                torch = stack.enter_context(Worker("torch", **arguments))
+                torch = stack.enter_context(Worker("alignment:torch", **arguments))
                 build(torch)
                 once = training_until(torch, path, most_steps, attempts)
                 found[EAGER].append({"seed": seed, "compile_seconds": 0.0} | once)
     return {
+        "quantity": "refinement error",
         "error": ERROR,
-        "attempts": attempts,
+        "after": f"{attempts} attempts",
         "most_steps": most_steps,
         "contexts": NUM_CONTEXTS,
         "every": EVERY,

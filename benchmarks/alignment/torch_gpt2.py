@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
+from benchmarks.torch_product import synchronize
 from icl_align.alignment.options import Options, TaskConfig
 from icl_align.alignment.tokens import TOKEN_LAYOUTS
 from icl_align.config import TrainConfig
@@ -183,9 +184,3 @@ def fastest_adam(parameters: list[nn.Parameter]) -> str:
             synchronize(own[0].device)
             seconds[name] = time.perf_counter() - begun
     return min(seconds, key=seconds.get)
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

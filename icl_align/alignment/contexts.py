@@ -22,6 +22,7 @@ from icl_align.alignment.options import REWARD_TRANSFORMS, SHOWN_REWARDS, TASKS,
 from icl_align.config import implemented
 
 
+@enum.unique
 class Stream(enum.IntEnum):
     """A random draw of a context; each has a stream of its own, whether others are made or not.
 

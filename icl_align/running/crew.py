@@ -161,6 +161,8 @@ class Crew:
             size = about["which"][-1]
             needed = _from_leader(_zeros(self._measuring.shapes(size).needed))
             self._measuring.trained(*about["which"], needed)
+        else:
+            raise AssertionError(f"no command {command}")
 
     def _tell_more(self, command: int, about: dict[str, Any]) -> None:
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)

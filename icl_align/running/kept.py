@@ -42,7 +42,8 @@ class Kept:
             # It checks what it reads by its CRC, but leaves a damaged file open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
-            os.utime(path)
+            with contextlib.suppress(OSError):  # another user's, in a folder that is shared
+                os.utime(path)
         except Exception:  # whatever a missing, damaged or unreadable file makes NumPy raise
             return None
         leaves, structure = jax.tree.flatten(like)

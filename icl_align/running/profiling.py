@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-PARTS = ("tokens", "attention", "mlp", "loss", "optimizer")  # scopes in model.py and training.py
+PARTS = ("tokens", "attention", "mlp", "loss", "optimizer")  # scopes in transformer.py, training.py
 _OPERATION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M)
 _PART = re.compile(rf"(?<![\w.])({'|'.join(PARTS)})(?![\w.])")
 

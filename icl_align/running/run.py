@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from jax.sharding import Mesh
 
 from icl_align.config import Config, ConfigError, program_key
@@ -34,6 +33,7 @@ from icl_align.running.run_folder import (
     sole_user_of,
     write_hydra_files,
 )
+from icl_align.running.shares import visible_cores
 from icl_align.running.signals import StopSignals
 from icl_align.running.terminal import Terminal, changed_options
 from icl_align.running.tracking import Tracker, check_account, start_service
@@ -102,7 +102,7 @@ def _lead(
     runs: Sequence[tuple[Config, Path, Start]], crew: Crew, signals: StopSignals
 ) -> list[dict[str, Any] | RunError]:
     terminal = Terminal()
-    check_account(runs[0][0].wandb)
+    check_account(runs[0][0].wandb, runs[0][1])
     group = []
     for config, folder, start in runs:
         saved = saved_config(folder)
@@ -200,11 +200,7 @@ def _newest_common_state(group: list[OneRun], terminal: Terminal) -> tuple[int, 
 def _start_line(configs: list[Config], mesh: Mesh, parameters: int) -> str:
     config = configs[0]
     device = mesh.devices.flat[0]
-    cores = (
-        len(psutil.Process().cpu_affinity())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else os.cpu_count()
-    )
+    cores = len(visible_cores()) or os.cpu_count()
     kind = f"CPU ({cores} cores)" if device.platform == "cpu" else device.device_kind
     if mesh.size > 1:
         processes = jax.process_count()

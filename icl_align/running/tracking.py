@@ -75,14 +75,17 @@ class MetricsFile:
 _importing = threading.Lock()
 
 
-def import_wandb(folder: Path) -> ModuleType:
+def import_wandb(folder: Path | None) -> ModuleType:
     """The W&B client, whose temporary files lie below `folder`, where a kill may leave them.
 
     It makes two folders for them when it is imported, by default among those of all programs.
+
+    Args:
+      folder: of a run; None for a folder that ends with the process.
     """
     with _importing:
         if "wandb" not in sys.modules:
-            own = folder / "wandb" / "tmp"
+            own = Path(tempfile.mkdtemp()) if folder is None else folder / "wandb" / "tmp"
             shutil.rmtree(own, ignore_errors=True)  # of a start that was killed
             own.mkdir(parents=True)
             atexit.register(shutil.rmtree, own, ignore_errors=True)
@@ -187,19 +190,18 @@ class Tracker:
             self._wandb.finish(exit_code=exit_code)
 
 
-def check_account(config: WandbConfig) -> None:
+def check_account(config: WandbConfig, folder: Path) -> None:
     """Raises ConfigError if W&B is to be online and knows no account; never asks for one."""
     if config.mode != "online":
         return
-    reason = why_no_account()
+    reason = why_no_account(folder)
     if reason:
         raise ConfigError("wandb.mode", "online", f"{reason}, or use offline or disabled")
 
 
-def why_no_account() -> str | None:
+def why_no_account(folder: Path | None = None) -> str | None:
     """Why W&B cannot be reached, and what to do; None where it knows an account."""
-    import wandb
-
+    wandb = import_wandb(folder)
     try:
         known = wandb.login(prompt=False)
     except wandb.Error as error:
@@ -223,7 +225,7 @@ def log_verdicts(folder: Path, config: WandbConfig, group: str, rows: list[dict[
     """
     if config.mode == "disabled" or not rows:
         return
-    check_account(config)
+    check_account(config, folder)
     wandb = import_wandb(folder)
     rows = [{column: _or_none(value) for column, value in row.items()} for row in rows]
     columns = list(rows[0])

@@ -154,7 +154,7 @@ def build_workspace(options: DashboardConfig) -> Any:
         runset_settings=workspaces.RunsetSettings(
             filters=_is_group(options.group) if options.group else "",
             groupby=[
-                expr.Config("ablation") if options.compare == "ablation" else expr.Metric("Name")
+                {"ablation": expr.Config("ablation"), "name": expr.Metric("Name")}[options.compare]
             ],
             order=[  # the verdicts after all trained runs, those newest first
                 expr.Ordering(expr.Metric("JobType"), ascending=True),
@@ -224,7 +224,7 @@ def ablation_panels(
     panels: ModuleType, measures: Measures, conditions: list[str], compare: str
 ) -> list:
     """Bars of the headline numbers: means over the runs of a group, with their spread."""
-    group = panels.Config("ablation") if compare == "ablation" else panels.Metric("Name")
+    group = {"ablation": panels.Config("ablation"), "name": panels.Metric("Name")}[compare]
     return [
         panels.BarPlot(
             title=f"{_words(quantity)}, {_words(measures.condition)} {condition}",

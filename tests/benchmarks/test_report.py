@@ -58,7 +58,8 @@ def example():
         },
         "reach": {
             "error": 0.31,
-            "attempts": 15,
+            "quantity": "refinement error",
+            "after": "15 attempts",
             "most_steps": 600,
             "contexts": 64,
             "every": 10,

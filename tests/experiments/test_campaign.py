@@ -309,7 +309,7 @@ def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, ca
 def start_toy(toy, folder, *options, **how):
     """A campaign of the toy world, in processes."""
     options = [*options, "num_seeds=2", "seed=3", f"folder={folder}", "wandb.mode=disabled"]
-    return start(*options, module="claims", cwd=toy, env_path=toy, **how)
+    return start("world=toy", *options, module="experiments", cwd=toy, env_path=toy, **how)
 
 
 # Many checkpoints: there is time to stop it.
@@ -360,14 +360,14 @@ def test_a_campaign_that_is_told_to_stop_saves_first(toy, tmp_path, monkeypatch,
     status, _, err = finish(process)
     assert status == 128 + number
     assert "Traceback" not in err
-    assert any(tmp_path.glob("runs/*/checkpoints/*"))
+    assert any(saved_steps(run) for run in tmp_path.glob("runs/*"))
     [log] = tmp_path.glob("jobs/*.log")
     assert "stopped by SIGTERM" in log.read_text()
     assert "which is saved" in log.read_text()
 
 
 def test_a_campaign_goes_on_through_a_signal_that_was_ignored_at_its_start(toy, tmp_path):
-    process = start_toy(toy, tmp_path, "two_sizes", "scale=toy", ignoring=True)
+    process = start_toy(toy, tmp_path, "two_sizes", ignoring=True)
     wait_for(lambda: any(tmp_path.glob("runs/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGINT)
     wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) > 1, process)  # it goes on

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments import claims
+from experiments import alignment as claims
 from experiments.alignment import SCALES, regret
 from experiments.campaign import Campaign
 from experiments.claim import Arm, Range, above, below, within
@@ -13,7 +13,7 @@ from icl_align.running.compose import compose_config
 @pytest.fixture(scope="module", params=SCALES)
 def campaign(request, tmp_path_factory):
     scale = SCALES[request.param]
-    every = {name: claims.load(name, scale) for name in claims.NAMES}
+    every = {name: claims.load(name, scale) for name in claims.CLAIMS}
     folder = tmp_path_factory.mktemp(request.param)
     return Campaign(every, scale, folder, 100, 5, WandbConfig(mode="disabled"))
 

@@ -25,7 +25,7 @@ STEPS = 30
 FEW = [f"train.steps={STEPS}", "num_seeds=2", "task.num_responses=2"]
 # A checkpoint every step keeps a run busy long enough to be stopped in the middle.
 LONG = ["world=toy", OFF, "evaluation.num_contexts=8", "num_seeds=2", "train.learning_rate=0.01"]
-LONG += ["train.steps=60", "train.checkpoint_every=1"]
+LONG += ["train.steps=200", "train.checkpoint_every=1"]
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import atexit
 import json
 import os
 import shutil
@@ -100,7 +101,9 @@ RAY = {
 @pytest.fixture(scope="module")
 def ray_cluster(paths):
     """Address of a cluster of two nodes with one core each, on the loopback device."""
-    folder = tempfile.mkdtemp(dir="/tmp")  # short, for its sockets
+    # Short, for its sockets, so not among the others; removed however the tests end but by a kill.
+    folder = tempfile.mkdtemp(dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     environment = {**os.environ, **RAY, "RAY_TMPDIR": folder}
     environment |= {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
@@ -179,7 +182,7 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth_of_the_steps(tmp_path):
 
 def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path, paths):
     folder = tmp_path / "sweep"
-    options = ["hydra/launcher=processes", "seed=0,1", "train.steps=400"]
+    options = ["hydra/launcher=processes", "seed=0,1", "train.steps=800"]
     options += ["train.checkpoint_every=20", "train.log_every=1"]
     command = [*QUICK, *options, f"hydra.sweep.dir={folder}"]
     process = start(*command, cwd=tmp_path, env_path=paths)
@@ -199,7 +202,7 @@ def test_a_sweep_whose_worker_was_killed_goes_on_when_it_is_repeated(tmp_path, p
     assert "going on at step" in out
     for name in ("0", "1"):
         steps = [row["step"] for row in read_rows(folder / name / "metrics.jsonl")]
-        assert sorted(set(steps)) == list(range(1, 401))
+        assert sorted(set(steps)) == list(range(1, 801))
         assert (folder / name / "curves.json").exists()
 
 
@@ -284,8 +287,8 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_extra(tmp_path, choice, 
 
 
 def campaign(folder, paths, *overrides):
-    options = ["two_sizes", "scale=toy", "num_seeds=1", f"folder={folder}", OFF, "-m", *overrides]
-    return finish(start(*options, module="claims", cwd=folder.parent, env_path=paths))
+    options = ["two_sizes", "world=toy", "num_seeds=1", f"folder={folder}", OFF, "-m", *overrides]
+    return finish(start(*options, module="experiments", cwd=folder.parent, env_path=paths))
 
 
 def check_the_campaign(folder, outcome):

@@ -101,7 +101,7 @@ def test_the_first_number_that_is_not_finite_is_found():
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
-    """A run stopped in the middle and resumed, tracked by the real W&B client offline."""
+    """A run, tracked by the real W&B client offline."""
     folder = tmp_path_factory.mktemp("tracked") / "run"
     config = compose_config([*TINY, "+ablation=no_mlp", "wandb.name=a name"])
     start = Start(tags=["no_mlp"], group="a sweep")

@@ -127,7 +127,7 @@ def assemble(
       ConfigError: the configuration is not allowed.
       ValueError: the model has no room for the plans.
     """
-    check(config)
+    check(config, trained=config)  # its loss does not matter: nothing trains it
     model = config.model
     needed = {
         "blocks": (len(plans), model.num_layers),

@@ -14,6 +14,7 @@ from icl_align.alignment.options import Options
 from icl_align.alignment.theory.assembly import Network, as_module
 from icl_align.alignment.theory.construction import constructed_step
 from icl_align.alignment.theory.descent import held_out, last_answer
+from icl_align.alignment.tokens import TOKEN_LAYOUTS
 
 PROBED_STEPS = (1, 2, 5, 10, 20, 50)  # iterates of gradient descent that probes look for
 
@@ -47,13 +48,13 @@ def attention_by_rank(
     stream = transformer.trunk.residual_stream(tokens, visible)
     n = rewards.shape[-1]
     order = jnp.argsort(-rewards, axis=-1)
+    every = TOKEN_LAYOUTS[network.config.model.tokens].tokens_per_attempt
     layers = []
     for block, layer in zip(transformer.trunk.blocks, stream, strict=False):
         maps = block.attention.weights(block.attention_input(layer), visible)[:, :, -1]
-        if network.config.model.tokens == "interleaved":
-            by_attempt = maps[..., :-1].reshape(*maps.shape[:-1], n, 3).sum(axis=-1)
-        else:
-            by_attempt = maps[..., 1:]
+        # The query's own token is the last where an attempt has several tokens, else the first.
+        by_attempt = maps[..., :-1] if every > 1 else maps[..., 1:]
+        by_attempt = by_attempt.reshape(*maps.shape[:-1], n, every).sum(axis=-1)
         layers.append(jnp.take_along_axis(by_attempt, order[:, None], axis=-1).mean(axis=0))
     return jnp.stack(layers)
 

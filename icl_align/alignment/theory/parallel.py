@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from icl_align.running.shares import visible_cores
+
 
 def in_parallel(
     function: Callable[[Any], Any],
@@ -21,7 +23,7 @@ def in_parallel(
       items: what to call it with.
       progress: called from this thread with the share that is done, in [0, 1].
     """
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=len(visible_cores()) or os.cpu_count()) as pool:
         running = [pool.submit(function, item) for item in items]
         for done, future in enumerate(running, start=1):
             future.result()

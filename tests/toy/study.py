@@ -1,11 +1,10 @@
-"""`python -m experiments` with claims of the toy world: one needs one job, the other two."""
+"""The study of the toy world: one claim needs one job, the other two."""
 
-from experiments import alignment, claims
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, below
 
-LONG = ("train.steps=120", "train.checkpoint_every=1")
+LONG = ("train.steps=400", "train.checkpoint_every=1")
 SCALES = {
-    "toy": Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None),
+    "small": Scale("toy", ("train.steps=30", "evaluation.num_contexts=8"), (0.1,), 0.1, None),
     "long": Scale("toy", ("evaluation.num_contexts=8", *LONG), (0.1,), 0.1, None),
 }
 
@@ -20,12 +19,8 @@ def claim(*overrides):
     return Claim("A line can be found.", "ours", (judgement,), {"network": distance("network")})
 
 
-CLAIMS = {"line": claim(), "two_sizes": claim("train.batch_size=4")}
-alignment.SCALES = SCALES
-claims.NAMES = tuple(CLAIMS)
-claims.load = lambda name, scale: CLAIMS[name]
+CLAIMS = ("line", "two_sizes")
 
-if __name__ == "__main__":
-    from experiments.__main__ import main
 
-    main()
+def load(name, scale):
+    return claim() if name == "line" else claim("train.batch_size=4")

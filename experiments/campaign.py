@@ -29,11 +29,11 @@ from icl_align.config import (
 )
 from icl_align.running.compose import compose_config
 from icl_align.running.evaluation import is_final
-from icl_align.running.files import write_json
+from icl_align.running.files import DamagedFileError, read_json, write_json
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config, evaluation_folder
 from icl_align.running.run_folder import saved_config
 from icl_align.running.sweeps import final_loss
-from icl_align.running.tracking import read_rows
 from icl_align.world import world_of
 
 LARGEST_SHARE_BEFORE_EVALUATION = 0.95
@@ -64,7 +64,10 @@ class Run:
         """Its curves, under the overrides of another evaluation; None if they are missing."""
         if under not in self._curves:
             path = self.evaluation_folder(under) / "curves.json"
-            found = json.loads(path.read_text()) if path.exists() else None
+            try:
+                found = read_json(path) if path.exists() else None
+            except DamagedFileError:  # it is made again
+                found = None
             if found is None or not is_final(self.evaluated(under), found):
                 return None
             self._curves[under] = found  # final: read once

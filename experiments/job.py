@@ -26,7 +26,7 @@ from icl_align.running.checkpoints import Checkpoints, newest_state
 from icl_align.running.devices import learners_folder, set_up_command
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.evaluation import by_configuration, compute_curves_together
-from icl_align.running.files import write_json
+from icl_align.running.files import DamagedFileError, read_json, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.measuring import Measuring
 from icl_align.running.run import Start, run_together
@@ -118,7 +118,9 @@ def _leave_account(runs: list[Run], seconds: float) -> None:
     cores = len(visible_cores()) or os.cpu_count()
     for run in runs:
         path = run.folder / "machine.json"
-        before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        before = 0.0
+        with contextlib.suppress(DamagedFileError, OSError):
+            before = read_json(path)["seconds"]
         account = {
             "seconds": before + seconds / len(runs),
             "device": device.device_kind

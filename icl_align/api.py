@@ -47,15 +47,15 @@ from icl_align.running.checkpoints import newest_state
 from icl_align.running.compose import compose_config
 from icl_align.running.devices import learners_folder, set_up_jax
 from icl_align.running.evaluation import compute_curves
-from icl_align.running.files import read_json
+from icl_align.running.files import DamagedFileError, read_json
 from icl_align.running.kept import Kept
 from icl_align.running.keys import evaluation_keys
 from icl_align.running.loop import Start
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config
 from icl_align.running.run import run as train_in_folder
 from icl_align.running.run_folder import config_of_run
 from icl_align.running.terminal import Terminal
-from icl_align.running.tracking import read_rows
 from icl_align.running.training import TrainState, network_of
 from icl_align.world import world_of
 
@@ -151,8 +151,12 @@ def load(folder: str | Path) -> Run:
     config = config_of_run(folder)
     with _own_settings():
         step, state = newest_state(folder, config, Terminal().warn)
-    path = folder / "curves.json"
-    return Run(folder, config, step, read_json(path) if path.exists() else None, state)
+    path, curves = folder / "curves.json", None
+    try:
+        curves = read_json(path) if path.exists() else None
+    except DamagedFileError as error:
+        Terminal().warn(f"{error}; icl_align.evaluate(...) makes them again")
+    return Run(folder, config, step, curves, state)
 
 
 def train(*overrides: str, folder: str | Path) -> Run:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from icl_align.running.compose import compose_config
-from icl_align.running.tracking import read_rows
+from icl_align.running.metrics_file import read_rows
 
 ROOT = Path(__file__).parent.parent
 TINY = ["+scale=smoke", "evaluation.reward_noise=[0.0,1.0]", "evaluation.num_contexts=8"]
@@ -34,11 +34,12 @@ def _composed(*overrides):
 IGNORING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(*eval(sys.argv[1]))"
 
 
-def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT, devices=1, ignoring=False):
+def start(*overrides, module="icl_align.train", cwd=None, env_path=ROOT, devices=1, ignoring=False,
+          platform="cpu"):  # fmt: skip
     """A real process of a command, with its output piped; `ignoring` SIGINT, as in the background
     of a script.
     """
-    environment = {**os.environ, "PYTHONPATH": str(env_path), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(env_path), "JAX_PLATFORMS": platform}
     environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     command = [sys.executable, "-m", module, *overrides]
     if ignoring:

@@ -14,8 +14,9 @@ from icl_align.config import WandbConfig
 from icl_align.dashboard import main
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.run import run
-from icl_align.running.tracking import log_verdicts, read_rows
+from icl_align.running.tracking import log_verdicts
 from icl_align.running.workspace import build_workspace, dashboard_options
 from runs import TINY, finish, start
 

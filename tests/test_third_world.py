@@ -3,7 +3,7 @@
 import json
 import signal
 
-from icl_align.running.tracking import read_rows
+from icl_align.running.metrics_file import read_rows
 from runs import finish, start, wait_for
 
 QUICK = ["world=toy", "train.learning_rate=0.1", "evaluation.num_contexts=16"]

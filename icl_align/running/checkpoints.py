@@ -6,8 +6,10 @@ the digest finds what was damaged later.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ import numpy as np
 
 from icl_align.config import Config, ConfigError
 from icl_align.running.training import TrainState, state_shapes
+
+SPACE_FOR_FILES = 2**17  # bytes that the files of a checkpoint take beside its arrays
 
 
 def digest(state: Any) -> str:
@@ -75,9 +79,16 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a host state in the background; its arrays must stay as they are."""
+        """Saves a host state in the background; its arrays must stay as they are.
+
+        Raises:
+          OSError: there is no space for it.
+        """
         if step in self._manager.all_steps():
             return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPACE_FOR_FILES
+        if shutil.disk_usage(self.folder).free < needed:  # Orbax would fail in several threads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         args = _orbax().args
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
         about = {"config": self._config, "digest": digest(state)}

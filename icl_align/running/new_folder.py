@@ -46,7 +46,8 @@ def quoted(text: str) -> str:
     """A value as Hydra's grammar reads it, with quotes where it needs them."""
     if re.fullmatch(r"[A-Za-z0-9_/.\-]+", text):
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # Before a quote, and at the end, Hydra takes a backslash for an escape; elsewhere for itself.
+    escaped = re.sub(r"\\+(?='|$)", lambda found: 2 * found[0], text).replace("'", "\\'")
     return f"'{escaped}'"
 
 

@@ -5,7 +5,6 @@ Signals and clocks live here and in `loop`; `training` is pure.
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,13 @@ from icl_align.running.crew import Crew
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
 from icl_align.running.evaluation import compute_curves_together, is_final
-from icl_align.running.files import save_figure, why_not_written, write_json
+from icl_align.running.files import (
+    DamagedFileError,
+    read_json,
+    save_figure,
+    why_not_written,
+    write_json,
+)
 from icl_align.running.kept import Kept
 from icl_align.running.loop import OneRun, Start, train
 from icl_align.running.mesh import make_mesh
@@ -158,7 +163,20 @@ def _train_and_evaluate(
             write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
             resolved = dataclasses.asdict(one.config)
             start = one.start
-            one.tracker = Tracker(one.folder, one.config.wandb, resolved, start.tags, start.group)
+            one.tracker = Tracker(
+                one.folder,
+                one.config.wandb,
+                resolved,
+                start.tags,
+                start.group,
+                one.config.measures,
+                terminal.warn,
+            )
+            if step >= one.config.train.log_every and not one.tracker.had_rows:
+                terminal.warn(
+                    f"{one.folder / 'metrics.jsonl'} is gone: the rows of the first {step} steps "
+                    "cannot be made again"
+                )
             last.callback(
                 lambda one=one: one.tracker.close(0 if done and one.failure is None else 1)
             )
@@ -216,8 +234,14 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
     alive = [place for place, one in enumerate(group) if one.failure is None]
     for place in alive:
         path = group[place].folder / "curves.json"
-        found = json.loads(path.read_text()) if path.exists() else None
-        group[place].curves = found if found and is_final(group[place].config, found) else None
+        found = _read_curves(path, terminal)
+        one = group[place]
+        one.curves = found if found and is_final(one.config, found) else None
+        picture = one.folder / "curves.png"
+        if one.curves and not picture.exists():
+            save_figure(world_of(one.config).figure(one.config, one.curves), picture)
+        if one.curves and not one.tracker.had_rows:
+            one.tracker.log_curves(one.config.train.steps, one.curves, picture)
     missing = [place for place in alive if group[place].curves is None]
     if missing:
 
@@ -235,10 +259,19 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
             one = group[place]
             picture = one.folder / "curves.png"
             save_figure(world_of(config).figure(one.config, curves), picture)
-            one.tracker.log_curves(step, measures, curves, picture)
+            one.tracker.log_curves(step, curves, picture)
             write_json(one.folder / "curves.json", curves)  # last: where it is, all the rest is
             one.curves = curves
     terminal.stop_progress()
     for place in alive:
         if len(group) == 1:
             terminal.curves_table(measures, group[place].curves)
+
+
+def _read_curves(path: Path, terminal: Terminal) -> dict[str, Any] | None:
+    """What curves.json holds; None where it is missing, or damaged, which is said."""
+    try:
+        return read_json(path) if path.exists() else None
+    except DamagedFileError as error:
+        terminal.warn(f"{error}; it is made again")
+        return None

@@ -8,6 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from icl_align.config import (
     MACHINE,
@@ -51,7 +52,31 @@ def saved_config(folder: Path) -> Config | None:
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
         return None
-    return from_dict(OmegaConf.to_container(OmegaConf.load(path)))
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(values, dict) or "num_seeds" not in values:
+            raise ValueError("cut off")
+    except (ValueError, YAMLError, OmegaConfBaseException, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        values = _values_of_checkpoint(folder)
+        if values is None:
+            raise ConfigError(
+                "folder", folder, "its .hydra/config.yaml is damaged, and no checkpoint has a copy"
+            ) from error
+    return from_dict(values)
+
+
+def _values_of_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The configuration that the newest whole checkpoint was written under."""
+    from icl_align.running.checkpoints import Checkpoints
+
+    if not (folder / "checkpoints").is_dir():
+        return None
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    found = checkpoints.configs()
+    checkpoints.close()
+    return found[0] if found else None
 
 
 def config_of_run(folder: Path) -> Config:

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 
 from icl_align.config import ConfigError
 from icl_align.running.errors import RunError
-from icl_align.running.tracking import read_rows
+from icl_align.running.metrics_file import read_rows
 
 
 def final_loss(folder: Path) -> float:

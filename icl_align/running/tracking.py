@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import json
 import math
 import os
 import secrets
@@ -10,13 +9,15 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.compose import groups
-from icl_align.running.files import write_json
+from icl_align.running.files import DamagedFileError, read_json, write_json
+from icl_align.running.metrics_file import MetricsFile
 from icl_align.world import Measures
 
 
@@ -33,43 +34,6 @@ def final_name(measures: Measures, quantity: str, condition: str) -> str:
 def _without_dots(name: str) -> str:
     # W&B takes a dot for nesting, and then forgets the axis and the summary of the metric.
     return name.replace(".", "_")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a metrics.jsonl; a last line cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-class MetricsFile:
-    """metrics.jsonl: only ever grows; a row that is already there is not written again."""
-
-    def __init__(self, path: Path):
-        rows = read_rows(path)
-        self._known = {self._identity(row) for row in rows}
-        if path.exists():  # drop a line that a kill cut off
-            text = path.read_bytes()
-            with path.open("r+b") as file:
-                file.truncate(text.rfind(b"\n") + 1)
-        self._file = path.open("a")
-
-    @staticmethod
-    def _identity(row: dict[str, Any]) -> int | str:
-        # A step is trained once; curves may be computed again, with other options.
-        return row["step"] if "train/loss" in row else json.dumps(row)
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Appends one row, and hands it to the operating system at once."""
-        if self._identity(row) not in self._known:
-            self._known.add(self._identity(row))
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 _importing = threading.Lock()
@@ -123,7 +87,12 @@ class Tracker:
       resolved: the resolved configuration, as nested dicts.
       tags: ablations and presets.
       group: the sweep or campaign, or None.
+      measures: the names of what the run's world measures.
+      warn: called with a line on each file that was damaged.
       job_type: what the run does, by which W&B can filter.
+
+    Attributes:
+      had_rows: whether metrics.jsonl had any before this start.
     """
 
     def __init__(
@@ -133,16 +102,22 @@ class Tracker:
         resolved: dict[str, Any],
         tags: list[str],
         group: str | None,
+        measures: Measures,
+        warn: Callable[[str], None] = lambda line: None,
         job_type: str = "train",
     ):
-        self._wandb = None
+        self._wandb, self._measures = None, measures
+        self._metrics = MetricsFile(run_dir / "metrics.jsonl", warn)
+        self.had_rows = bool(self._metrics.rows)
         if config.mode != "disabled":
-            identity = _identity(run_dir, tags, config.group or group)
+            identity = _identity(run_dir, tags, config.group or group, warn)
             resolved = {**resolved, "ablation": _ablation(identity["tags"])}
             self._wandb = _start_wandb(run_dir, config, identity, resolved, job_type, config.name)
             for name in ("train/loss", "train/grad_norm"):  # of each seed: one chart shows the mean
                 self._wandb.define_metric(f"{name}/*", hidden=True)
-        self._metrics = MetricsFile(run_dir / "metrics.jsonl")
+        if config.mode == "offline":  # so that the newest folder has the whole run
+            for row in self._metrics.rows:
+                self._to_wandb(row)
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of a training step; `row["step"]` is the W&B step too.
@@ -151,21 +126,27 @@ class Tracker:
         the smallest loss would only be that of the easiest batch.
         """
         self._metrics.log(row)
-        if self._wandb:
-            values = {key: value for key, value in row.items() if key != "step"}
-            self._wandb.log(values, step=row["step"], commit=True)
+        self._to_wandb(row)
 
-    def log_curves(
-        self, step: int, measures: Measures, curves: dict[str, Any], picture: Path
-    ) -> None:
+    def _to_wandb(self, row: dict[str, Any]) -> None:
+        """One row of metrics.jsonl, of a step or of curves, to W&B."""
+        if not self._wandb:
+            return
+        values = {key: value for key, value in row.items() if key != "step"}
+        if "train/loss" in row:
+            self._wandb.log(values, step=row["step"], commit=True)
+        else:
+            _define_curves(self._wandb, self._measures, values)
+            self._wandb.log(values, commit=True)
+
+    def log_curves(self, step: int, curves: dict[str, Any], picture: Path) -> None:
         """The curves as metrics against the world's axis, the headline numbers, and a picture.
 
         The row at `measures.judged_at` (at the end, where the axis is shorter) also has the trained
         learner's numbers as `final/...`, which become the summary of the W&B run.
         """
+        measures = self._measures
         judged = min(measures.judged_at, curves[measures.axis][-1])
-        if self._wandb:
-            _define_curves(self._wandb, measures, curves)
         for place, at in enumerate(curves[measures.axis]):
             row: dict[str, Any] = {"step": step, measures.axis: at}
             for learner, conditions in curves["learners"].items():
@@ -176,9 +157,7 @@ class Tracker:
                         if learner == measures.trained and at == judged:
                             row[final_name(measures, quantity, condition)] = row[name]
             self._metrics.log(row)
-            if self._wandb:
-                del row["step"]
-                self._wandb.log(row, commit=True)
+            self._to_wandb(row)
         if self._wandb:
             image = sys.modules["wandb"].Image(str(picture))
             self._wandb.log({"curves_picture": image})
@@ -245,13 +224,23 @@ def _or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _identity(folder: Path, tags: list[str], group: str | None) -> dict[str, Any]:
+def _identity(
+    folder: Path,
+    tags: list[str],
+    group: str | None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Id, tags and group of the W&B run that lives in `folder`: those it was first started with."""
     file = folder / "wandb" / "identity.json"
-    if not file.exists():
+    try:
+        found = read_json(file) if file.exists() else None
+    except DamagedFileError as error:
+        warn(f"{error}; W&B will show this run as a new one")
+        found = None
+    if found is None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"id": secrets.token_hex(4), "tags": tags, "group": group})
-    return json.loads(file.read_text())
+    return read_json(file)
 
 
 def _ablation(tags: list[str]) -> str:
@@ -282,7 +271,7 @@ def _start_wandb(
     )
 
 
-def _define_curves(run: Any, measures: Measures, curves: dict[str, Any]) -> None:
+def _define_curves(run: Any, measures: Measures, row: dict[str, Any]) -> None:
     """Sets axis, charts and summary of the curves.
 
     By name, one by one: where two patterns match a metric, W&B takes either. Only the trained
@@ -290,15 +279,12 @@ def _define_curves(run: Any, measures: Measures, curves: dict[str, Any]) -> None
     `final/...` instead of the values at the end of the axis.
     """
     run.define_metric(measures.axis, hidden=True, summary="none")
-    for learner, conditions in curves["learners"].items():
-        for condition, quantities in conditions.items():
-            for quantity in quantities:
-                run.define_metric(
-                    curve_name(measures, quantity, learner, condition),
-                    step_metric=measures.axis,
-                    hidden=learner != measures.trained,
-                    summary="none",
-                )
+    for name in row:
+        if name.startswith("curves/"):
+            of_the_trained = name.split("/")[2] == measures.trained
+            run.define_metric(
+                name, step_metric=measures.axis, hidden=not of_the_trained, summary="none"
+            )
 
 
 def first_not_finite(rows: list[dict[str, Any]]) -> tuple[int, str, float] | None:

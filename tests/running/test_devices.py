@@ -15,8 +15,8 @@ import pytest
 from icl_align.config import ConfigError
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.compose import compose_config
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.run import run
-from icl_align.running.tracking import read_rows
 from icl_align.running.training import state_shapes
 from runs import OFF, ROOT, TINY, finish, saved_steps, start, tiny, wait_for
 

@@ -16,9 +16,9 @@ from icl_align.config import ConfigError
 from icl_align.running.cli import check_command_line
 from icl_align.running.compose import CONF
 from icl_align.running.help import help_text
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.shares import divide
 from icl_align.running.sweeps import final_loss
-from icl_align.running.tracking import read_rows
 from runs import OFF, ROOT, finish, saved_steps, start, wait_for
 
 QUICK = ["-m", "world=toy", "evaluation.num_contexts=8", OFF, "train.steps=6"]

@@ -8,14 +8,9 @@ from icl_align.alignment.options import Options
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
+from icl_align.running.metrics_file import MetricsFile, read_rows
 from icl_align.running.run import run
-from icl_align.running.tracking import (
-    MetricsFile,
-    Tracker,
-    first_not_finite,
-    log_verdicts,
-    read_rows,
-)
+from icl_align.running.tracking import Tracker, first_not_finite, log_verdicts
 from runs import TINY, training_rows, wandb_records
 
 
@@ -150,8 +145,8 @@ def test_headline_numbers_are_taken_at_the_judged_attempts_of_a_longer_context(t
         "attempts": list(range(21)),
         "learners": {"transformer": {"0.5": {"regret": curve}}},
     }
-    tracker = Tracker(tmp_path, WandbConfig(mode="disabled"), {}, [], None)
-    tracker.log_curves(7, Options.measures, curves, tmp_path / "none.png")
+    tracker = Tracker(tmp_path, WandbConfig(mode="disabled"), {}, [], None, Options.measures)
+    tracker.log_curves(7, curves, tmp_path / "none.png")
     tracker.close()
     (row,) = [
         row for row in read_rows(tmp_path / "metrics.jsonl") if "final/regret/noise_0_5" in row
@@ -220,7 +215,7 @@ def test_wandb_has_the_configuration_tags_group_name_and_picture(tracked):
 def test_a_resumed_run_continues_the_same_wandb_run(tmp_path):
     # The second time the call names neither ablation nor group: the run is still the same.
     for tags, group in ((["no_mlp"], "a sweep"), ([], None)):
-        tracker = Tracker(tmp_path, WandbConfig(), {}, tags, group)
+        tracker = Tracker(tmp_path, WandbConfig(), {}, tags, group, Options.measures)
         tracker.log({"step": 1, "train/loss": 1.0})
         tracker.close()
     runs = wandb_runs(tmp_path)
@@ -235,7 +230,15 @@ def test_a_resumed_run_continues_the_same_wandb_run(tmp_path):
 
 def test_runs_that_are_open_at_once_keep_their_rows_apart(tmp_path):
     first, second = (
-        Tracker(tmp_path / name, WandbConfig(), {}, [name], "a campaign", job_type=name)
+        Tracker(
+            tmp_path / name,
+            WandbConfig(),
+            {},
+            [name],
+            "a campaign",
+            Options.measures,
+            job_type=name,
+        )
         for name in ("single_head", "shallow")
     )
     for step in (1, 2, 3):  # in turns, as runs that train in one program
@@ -259,7 +262,7 @@ def test_runs_that_are_open_at_once_keep_their_rows_apart(tmp_path):
 
 
 def test_seeds_have_no_charts_of_their_own(tmp_path):
-    tracker = Tracker(tmp_path, WandbConfig(), {}, [], None)
+    tracker = Tracker(tmp_path, WandbConfig(), {}, [], None, Options.measures)
     tracker.log({"step": 1, "train/loss": 1.5, "train/loss/seed_0": 1.0, "train/loss/seed_1": 2.0})
     tracker.close()
     hidden = {name for name, one in wandb_definitions(tmp_path).items() if one.options.hidden}
@@ -314,7 +317,7 @@ def test_disabled_verdicts_leave_nothing(tmp_path):
 
 
 def test_disabled_leaves_no_wandb_folder_and_the_same_metrics(tmp_path):
-    tracker = Tracker(tmp_path, WandbConfig(mode="disabled"), {}, [], None)
+    tracker = Tracker(tmp_path, WandbConfig(mode="disabled"), {}, [], None, Options.measures)
     tracker.log({"step": 1, "train/loss": 1.0})
     tracker.close()
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl"]

@@ -1,8 +1,8 @@
 """icl_align: tests the theory of self-correction as in-context alignment with tiny transformers.
 
-From Python `icl_align.train`, `load`, `sample`, `learners` and `evaluate` do what the commands do;
-`icl_align.api` says how. They are imported when they are first used, so that a command that only
-prints help does not wait for JAX.
+From Python `icl_align.train`, `load`, `sample`, `learners`, `evaluate` and `compare` do what the
+commands do; `icl_align.api` says how. They are imported when they are first used, so that a command
+that only prints help does not wait for JAX.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "evaluate", "learners", "load", "sample", "train"]
+__all__ = ["Run", "compare", "evaluate", "learners", "load", "sample", "train"]
 
 
 def __getattr__(name: str) -> Any:

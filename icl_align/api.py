@@ -44,6 +44,7 @@ import numpy as np
 
 from icl_align.config import Config
 from icl_align.running.checkpoints import newest_state
+from icl_align.running.comparison import runs_in, table
 from icl_align.running.compose import compose_config
 from icl_align.running.devices import learners_folder, set_up_jax
 from icl_align.running.evaluation import compute_curves
@@ -199,6 +200,26 @@ def evaluate(run: Run | str | Path, *overrides: str) -> dict[str, Any]:
     config = evaluation_config(run.config, list(overrides))
     with _own_settings():
         return compute_curves(config, run.state, kept=Kept(learners_folder()))
+
+
+def compare(
+    *folders: str | Path, at: int | None = None, condition: str | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The table of `python -m icl_align.compare`: the options that differ, and headline numbers.
+
+    Args:
+      folders: each a run's folder, or one that holds runs, such as a sweep's.
+      at: place on the axis, such as attempts; by default where headline numbers are taken.
+      condition: as in curves.json, such as "0.25"; by default the first.
+
+    Returns:
+      The header, and a row of text for each run.
+
+    Raises:
+      ConfigError: a folder holds no run, or no run has such numbers.
+    """
+    _, header, rows = table(runs_in([Path(folder) for folder in folders]), at, condition)
+    return header, rows
 
 
 def sample(*options: Config | str, num_contexts: int = 8, seed: int = 0) -> Any:

@@ -60,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure as a PNG so that a reader never sees half of it."""
-    partial = path.with_name(path.stem + ".partial.png")
+    """Writes a figure, in the format of its name, so that a reader never sees half of it."""
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     figure.savefig(partial, dpi=150)
     partial.replace(path)

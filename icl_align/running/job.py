@@ -47,6 +47,7 @@ def run_in_hydra_folder(node, began: float) -> float:
         group=name_of_sweep(hydra) if swept else None,
         began=time.time() if swept else began,
         goes_on=_sweep_again(hydra) if swept else None,
+        job=str(hydra.job.num) if swept else None,
     )
     with _no_empty_folder(folder):
         config = to_config(node)

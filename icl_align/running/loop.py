@@ -37,6 +37,7 @@ class Start:
     group: str | None = None
     began: float = dataclasses.field(default_factory=time.time)
     goes_on: str | None = None  # what to type to go on; by default what one run needs
+    job: str | None = None  # of a sweep: its number
 
 
 @dataclasses.dataclass

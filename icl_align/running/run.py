@@ -40,7 +40,7 @@ from icl_align.running.run_folder import (
 )
 from icl_align.running.shares import visible_cores
 from icl_align.running.signals import StopSignals
-from icl_align.running.terminal import Terminal, changed_options
+from icl_align.running.terminal import Terminal, changed_options, headline
 from icl_align.running.tracking import Tracker, check_account, start_service
 from icl_align.running.training import TrainState, state_shapes
 from icl_align.world import world_of
@@ -106,7 +106,7 @@ def run_together(
 def _lead(
     runs: Sequence[tuple[Config, Path, Start]], crew: Crew, signals: StopSignals
 ) -> list[dict[str, Any] | RunError]:
-    terminal = Terminal()
+    terminal = Terminal(runs[0][2].job)
     check_account(runs[0][0].wandb, runs[0][1])
     group = []
     for config, folder, start in runs:
@@ -264,7 +264,9 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
             one.curves = curves
     terminal.stop_progress()
     for place in alive:
-        if len(group) == 1:
+        if group[place].start.job is not None:  # the sweep ends with a table of all
+            terminal.say(headline(measures, group[place].curves))
+        elif len(group) == 1:
             terminal.curves_table(measures, group[place].curves)
 
 

@@ -1,5 +1,6 @@
 """What a sweep needs from its jobs: a value to search by, and word of the ones that failed."""
 
+import contextlib
 import math
 import shutil
 import sys
@@ -12,8 +13,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from icl_align.config import ConfigError
+from icl_align.running.comparison import runs_in, table
 from icl_align.running.errors import RunError
 from icl_align.running.metrics_file import read_rows
+from icl_align.running.terminal import Terminal
 
 
 def final_loss(folder: Path) -> float:
@@ -46,7 +49,8 @@ def name_of_sweep(hydra: Any) -> str:
 
 
 class FailedJobs(Callback):
-    """Lets a sweep go on when a job fails; it then ends with a line for each and exit status 1.
+    """Ends a sweep with a table of its jobs, and lets it go on when one fails; it then ends with a
+    line for each that did and exit status 1.
 
     Word of a failure goes through a file, `failed/NUMBER.txt` in the sweep's folder: a job may run
     in another process, or on another machine. To a search a failed job is the worst of all.
@@ -78,7 +82,10 @@ class FailedJobs(Callback):
         job_return.status = JobStatus.COMPLETED
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Reports the failures, in the process that was called."""
+        """Compares the jobs and reports the failures, in the process that was called."""
+        with contextlib.suppress(ConfigError):  # nothing was evaluated
+            title, header, rows = table(runs_in([Path(config.hydra.sweep.dir)]))
+            Terminal().table(title, header, rows)
         notes = sorted(_notes(config).glob("*.txt"), key=lambda note: int(note.stem))
         if not runs_one_by_one(config.hydra):
             for note in notes:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from typing import Any
 
 from rich import box
@@ -20,10 +21,20 @@ def changed_options(config: Config) -> str:
     return ", ".join(changed) or "nothing changed from the defaults"
 
 
-class Terminal:
-    """The outermost voice of a run. Progress bars appear only on a real terminal."""
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
-    def __init__(self) -> None:
+
+class Terminal:
+    """The outermost voice of a run. Where there is no terminal its bar is a line now and then.
+
+    Args:
+      job: the number of the job in its sweep, which every line then says.
+    """
+
+    def __init__(self, job: str | None = None) -> None:
+        self._prefix = "" if job is None else f"job {job}: "
+        self._began = self._said = time.monotonic()
+        self._named: tuple[str, float] | None = None
         # Orbax's notes are not the user's; what goes wrong arrives as an exception.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
         self._console = Console(highlight=False)
@@ -42,21 +53,34 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """One line on stdout, never wrapped."""
-        self._console.print(line, soft_wrap=True, markup=False)
+        self._console.print(self._prefix + line, soft_wrap=True, markup=False)
 
     def warn(self, line: str) -> None:
         """One line on stderr."""
-        self._errors.print(f"icl_align: {line}", soft_wrap=True, markup=False)
+        self._errors.print(f"icl_align: {self._prefix}{line}", soft_wrap=True, markup=False)
 
     def progress(self, name: str, done: float, total: float, note: str = "") -> None:
         """Shows the bar `name` at `done` of `total`; another name starts another bar."""
         if self._progress.disable:
+            self._line_of_progress(name, done, total, note)
             return
         if self._task is None or self._progress.tasks[-1].description != name:
             self.stop_progress()
             self._task = self._progress.add_task(name, total=total, completed=done, note=note)
             self._progress.start()
         self._progress.update(self._task, completed=done, note=note)
+
+    def _line_of_progress(self, name: str, done: float, total: float, note: str) -> None:
+        now = time.monotonic()
+        if self._named is None or self._named[0] != name:
+            self._named, self._began = (name, done), now
+        if now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        made = done - self._named[1]
+        left = (now - self._began) * (total - done) / made if made > 0 else None
+        parts = [f"{name} {done:.0f}/{total:.0f}", note, f"{left:.0f} s left" if left else ""]
+        self.say(" · ".join(part for part in parts if part))
 
     def stop_progress(self) -> None:
         """Takes the bar away."""
@@ -103,6 +127,16 @@ class Terminal:
             worst = max(curves[flag].values())
             if worst > 0:
                 self.warn(words.format(share=worst))
+
+
+def headline(measures: Measures, curves: dict[str, Any]) -> str:
+    """The headline numbers of what was trained, in one line."""
+    condition, quantities = next(iter(curves["learners"][measures.trained].items()))
+    place = curves[measures.axis].index(min(measures.judged_at, curves[measures.axis][-1]))
+    numbers = [f"{n.replace('_', ' ')} {c['mean'][place]:z.3f}" for n, c in quantities.items()]
+    by = measures.condition.replace("_", " ")
+    at = curves[measures.axis][place]
+    return f"{', '.join(numbers)} after {at} {measures.axis}, {by} {condition}"
 
 
 def _cell(curve: dict[str, list[float]]) -> str:

@@ -1,0 +1,196 @@
+"""Several runs side by side: the options that differ, and the headline numbers of each."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icl_align.config import MACHINE, Config, ConfigError, concerned, leaves, setting
+from icl_align.running.files import DamagedFileError, read_json
+from icl_align.running.run_folder import saved_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One run among those that are compared.
+
+    Attributes:
+      folder: of the run.
+      config: its options.
+      curves: what its curves.json holds; None where it is not evaluated yet, or damaged.
+    """
+
+    folder: Path
+    config: Config
+    curves: dict[str, Any] | None
+
+
+def runs_in(folders: Sequence[Path]) -> list[Compared]:
+    """The runs in some folders, each a run's own or one that holds runs, such as a sweep's.
+
+    Those of one folder are in the order of their names, numbers as numbers: 2 before 10.
+
+    Raises:
+      ConfigError: a folder holds no run.
+    """
+    found: dict[Path, Compared] = {}
+    for folder in folders:
+        own = [folder] if (folder / ".hydra").is_dir() else []
+        below = sorted((path.parent for path in folder.glob("*/**/.hydra")), key=_natural)
+        for run in own or below:
+            config = saved_config(run)
+            if config is not None:
+                found[run] = Compared(run, config, _curves(run / "curves.json"))
+        if not own and not below:
+            raise ConfigError("folder", folder, "holds no run")
+    return list(found.values())
+
+
+def _natural(path: Path) -> list[Any]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _curves(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(path) if path.exists() else None
+    except DamagedFileError:
+        return None
+
+
+def differing_options(runs: Sequence[Compared]) -> list[str]:
+    """Keys of the options in which some runs differ, in the order of `--help`; not of machines."""
+    keys: list[str] = []
+    for run in runs:
+        ignored = concerned(run.config, MACHINE)
+        names = [key for key, _, _ in leaves(run.config)]
+        keys += [k for k in names if k not in {*keys, *ignored} and not k.startswith("wandb.")]
+    values = [{key: value for key, _, value in leaves(run.config)} for run in runs]
+    return [key for key in keys if len({repr(one.get(key, _MISSING)) for one in values}) > 1]
+
+
+_MISSING = object()
+
+
+def label(run: Compared, keys: Sequence[str]) -> str:
+    """A run's values of some options, as they would be typed; its folder's name without any."""
+    values = {key: value for key, _, value in leaves(run.config)}
+    said = [setting(key, values[key]) for key in keys if key in values]
+    return ", ".join(said) or run.folder.name
+
+
+def table(
+    runs: Sequence[Compared], at: int | None = None, condition: str | None = None
+) -> tuple[str, list[str], list[list[str]]]:
+    """Title, header and rows: a row for each run.
+
+    A cell is the mean of what is trained and half the width of its 95% interval.
+
+    Args:
+      runs: of one world.
+      at: the place on the world's axis; by default where its headline numbers are taken.
+      condition: as curves.json calls it; by default the first.
+
+    Raises:
+      ConfigError: the runs are of several worlds, or none of them has such numbers.
+    """
+    measures = runs[0].config.measures
+    worlds = {run.config.world for run in runs}
+    if len(worlds) > 1:
+        raise ConfigError("world", ",".join(sorted(worlds)), "runs of one world can be compared")
+    condition = condition or measures.conditions(runs[0].config.evaluation)[0]
+    keys = differing_options(runs)
+    rows, places = [], set()
+    for run in runs:
+        values = {key: value for key, _, value in leaves(run.config)}
+        cells = [setting("", values[key])[1:] if key in values else "–" for key in keys]
+        place = _place(run, at)
+        numbers = ["–"] * len(measures.quantities)
+        if place is not None and condition in run.curves["learners"][measures.trained]:
+            places.add(place)
+            of_run = run.curves["learners"][measures.trained][condition]
+            numbers = [_cell(of_run[name], place) for name in measures.quantities]
+        rows.append([_name(run, runs), *cells, *numbers, str(run.config.num_seeds)])
+    if not places:
+        asked = f"{at} {measures.axis}, " if at is not None else ""
+        raise ConfigError("condition", condition, f"no run has curves for it ({asked}evaluated)")
+    where = "/".join(str(place) for place in sorted(places))
+    by = measures.condition.replace("_", " ")
+    names = [name.replace("_", " ") for name in measures.quantities]
+    title = f"{measures.trained}, after {where} {measures.axis}, {by} {condition}"
+    return title, ["run", *keys, *names, "seeds"], rows
+
+
+def _place(run: Compared, at: int | None) -> int | None:
+    """The index on a run's axis that is asked for; None where it has none."""
+    if run.curves is None:
+        return None
+    axis = run.curves[run.config.measures.axis]
+    if at is None:
+        return axis.index(min(run.config.measures.judged_at, axis[-1]))
+    return axis.index(at) if at in axis else None
+
+
+def _name(run: Compared, runs: Sequence[Compared]) -> str:
+    """The shortest end of a run's path that no other has."""
+    parts = run.folder.absolute().parts
+    for length in range(1, len(parts)):
+        end = parts[-length:]
+        if sum(other.folder.absolute().parts[-length:] == end for other in runs) == 1:
+            return "/".join(end)
+    return str(run.folder)
+
+
+def _cell(curve: dict[str, list[float]], place: int) -> str:
+    half = (curve["high"][place] - curve["low"][place]) / 2
+    return f"{curve['mean'][place]:z.3f} ± {half:.3f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
+
+
+def curves_figure(runs: Sequence[Compared], condition: str | None = None) -> Any:
+    """Each quantity of what is trained against the world's axis, a line with its band for each run.
+
+    Args:
+      runs: of one world.
+      condition: as in `table`.
+
+    Returns:
+      A `matplotlib.figure.Figure`.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    measures = runs[0].config.measures
+    condition = condition or measures.conditions(runs[0].config.evaluation)[0]
+    keys = differing_options(runs)
+    figure = Figure(figsize=(4.2 * len(measures.quantities), 3.8), layout="constrained")
+    places = figure.subplots(1, len(measures.quantities), squeeze=False)[0]
+    for axes, (name, quantity) in zip(places, measures.quantities.items(), strict=True):
+        for number, run in enumerate(runs):
+            of_run = (run.curves or {"learners": {}})["learners"].get(measures.trained, {})
+            if condition not in of_run:
+                continue
+            curve = of_run[condition][name]
+            x = run.curves[measures.axis][measures.drawn_from :]
+            low, mean, high = (
+                curve[part][measures.drawn_from :] for part in ("low", "mean", "high")
+            )
+            color = colormaps["viridis"](0.9 * number / max(1, len(runs) - 1))
+            axes.plot(x, mean, color=color, lw=1.8, label=label(run, keys))
+            axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+        if quantity.symlog:
+            axes.set_yscale("symlog", linthresh=1e-2)
+        axes.set_xlabel(measures.axis_label)
+        axes.set_ylabel(quantity.label)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = places[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=8)
+    by = measures.condition.replace("_", " ")
+    figure.suptitle(f"{measures.trained}, {by} {condition}; bands: 95% interval", fontsize=10)
+    return figure

@@ -46,6 +46,7 @@ def test_starts_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
         ]
 
 
+@pytest.mark.slow
 def test_three_starts_together_all_run_and_say_where_first(toy, tmp_path):
     starts = [start(*TOY, OFF, cwd=tmp_path, env_path=toy) for _ in range(3)]
     outcomes = [finish(process) for process in starts]
@@ -257,6 +258,7 @@ def test_a_full_disk_is_recognised_in_the_words_of_every_library(tmp_path):
         assert why_not_written(error, tmp_path) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 @pytest.mark.parametrize("kilobytes", [300, 600])
 def test_wherever_space_ends_it_is_one_line_and_the_run_goes_on(kilobytes, toy, tmp_path):
@@ -281,6 +283,7 @@ def test_wherever_space_ends_it_is_one_line_and_the_run_goes_on(kilobytes, toy, 
 # ------------------------------------------------------------------------------------ W&B, messages
 
 
+@pytest.mark.slow
 def test_the_newest_offline_folder_has_the_whole_run(toy, tmp_path):
     folder = tmp_path / "run"
     long = ["train.steps=150", "train.checkpoint_every=1", "train.log_every=1", f"{RUN}={folder}"]

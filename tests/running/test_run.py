@@ -305,7 +305,7 @@ def test_a_run_of_a_version_with_other_options_is_refused_in_one_line(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "checkpoints").mkdir()
     for text, word in (("model: {gates: 3}", "model.gates"), ("world: flat", "world=flat")):
-        (tmp_path / ".hydra" / "config.yaml").write_text(text)
+        (tmp_path / ".hydra" / "config.yaml").write_text(f"{text}\nnum_seeds: 1\n")
         status, _, err = finish(start(f"run_dir={tmp_path}", module="icl_align.evaluate"))
         assert (status, len(err.splitlines())) == (2, 1), err
         assert word in err

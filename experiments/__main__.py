@@ -26,7 +26,6 @@ from icl_align.world import WORLDS
 class CampaignOptions:
     """The options of `python -m experiments` that do not depend on the world."""
 
-    world: str = option(DEFAULT_WORLD, "whose claims", choices=WORLDS)
     folder: Optional[str] = option(
         None,
         "the campaign's folder; null is campaigns/SCALE, of another world than the default "

@@ -124,11 +124,8 @@ class Run:
         Raises:
           ValueError: the arrays do not fit each other, or the run.
         """
-        world = world_of(self.config)
-        with _own_settings():
-            given = world.given(self.config, given)
-            keys = evaluation_keys(key, jnp.arange(_batch(given)))
-            return np.asarray(self._program(self.params(seed), given, keys))
+        program = functools.partial(self._program, self.params(seed))
+        return _answers(program, self.config, given, key)
 
     @functools.cached_property
     def _program(self) -> Callable[[Any, Any, Any], Any]:
@@ -250,30 +247,29 @@ def learners(*options: Config | str) -> dict[str, Callable[..., np.ndarray]]:
       options: as in `sample`.
     """
     config = _config(options)
-    world = world_of(config)
 
     def callable_of(learner):
         program = jax.jit(learner)
+        return lambda given, key=0: _answers(program, config, given, key)
 
-        def answer(given: Any, key: int = 0) -> np.ndarray:
-            with _own_settings():
-                given = world.given(config, given)
-                keys = evaluation_keys(key, jnp.arange(_batch(given)))
-                return np.asarray(program(given, keys))
+    every = world_of(config).learners(config)
+    return {name: callable_of(learner) for name, learner in every.items()}
 
-        return answer
 
-    return {name: callable_of(learner) for name, learner in world.learners(config).items()}
+def _answers(
+    program: Callable[[Any, Any], Any], config: Config, arrays: Any, key: int
+) -> np.ndarray:
+    """What a program of (given, keys) answers to arrays of one's own."""
+    with _own_settings():
+        given = world_of(config).given(config, arrays)
+        num_contexts = len(jax.tree.leaves(given)[0])
+        return np.asarray(program(given, evaluation_keys(key, jnp.arange(num_contexts))))
 
 
 def _config(options: tuple[Config | str, ...]) -> Config:
     if len(options) == 1 and isinstance(options[0], Config):
         return options[0]
     return compose_config([str(option) for option in options])
-
-
-def _batch(given: Any) -> int:
-    return len(jax.tree.leaves(given)[0])
 
 
 @contextlib.contextmanager

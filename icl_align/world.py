@@ -62,6 +62,10 @@ class Measures:
         """The learner that is trained."""
         return self.learners[0]
 
+    def judged_place(self, axis: list[int]) -> int:
+        """The index on a run's axis of its headline numbers: of `judged_at`, or the end."""
+        return axis.index(min(self.judged_at, axis[-1]))
+
     def conditions(self, evaluation: Any) -> list[str]:
         """The conditions as keys of curves.json."""
         return [str(value) for value in getattr(evaluation, self.condition)]

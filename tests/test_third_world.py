@@ -43,7 +43,14 @@ def test_it_trains_is_stopped_goes_on_and_is_evaluated_again(toy, tmp_path):
 
 def test_it_sweeps(toy, tmp_path):
     short = ["train.steps=5", "wandb.mode=disabled", f"hydra.sweep.dir={tmp_path}"]
-    run(toy, "-m", *QUICK, *short, "task.slope=1,3")
+    lines = run(toy, "-m", *QUICK, *short, "task.slope=1,3").splitlines()
+    table = next(n for n, line in enumerate(lines) if line.startswith("network, after 2 points"))
+    assert all(line.startswith(("job 0: ", "job 1: ")) for line in lines[:table])
+    assert "distance" in lines[table - 1]
+    assert [line.split()[:2] for line in lines[table + 3 : table + 5]] == [
+        ["0", "1.0"],
+        ["1", "3.0"],
+    ]
     losses = [read_rows(tmp_path / n / "metrics.jsonl")[0]["train/loss"] for n in ("0", "1")]
     assert losses[0] < losses[1]
     assert all((tmp_path / n / "curves.json").exists() for n in ("0", "1"))

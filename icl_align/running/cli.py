@@ -28,8 +28,17 @@ from icl_align.running.signals import end_in_one_line
 
 MULTIRUN = {"-m", "--multirun"}
 # What Hydra's own parser reads.
-HYDRA_FLAGS = ("--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run")
-HYDRA_FLAGS += ("-r", *MULTIRUN, "--shell-completion", "-sc", "--config-", "--info", "-i")
+HYDRA_FLAGS = MULTIRUN | {
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "-c",
+    "--resolve",
+    "--package",
+    "-p",
+}
+HYDRA_FLAGS |= {"--run", "-r", "--shell-completion", "-sc", "--experimental-rerun", "--info", "-i"}
+HYDRA_FLAGS |= {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 # A plugin's own name for its launcher or sweeper -> the extra of this package that installs it.
 EXTRAS = {
     "joblib": "joblib",
@@ -73,8 +82,9 @@ def check_command_line(arguments: list[str]) -> None:
 def _check_flags(flags: set[str]) -> None:
     """Raises ConfigError for a flag that neither this command nor Hydra has."""
     for flag in sorted(flags):
-        if not flag.partition("=")[0].startswith(HYDRA_FLAGS):
-            key = flag.partition("=")[0].lstrip("-").replace("-", "_")
+        name = flag.partition("=")[0]
+        if name not in HYDRA_FLAGS:
+            key = name.lstrip("-").replace("-", "_")
             raise ConfigError(flag, "", f"options are written KEY=VALUE, as in {key}=VALUE")
 
 

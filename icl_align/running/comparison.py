@@ -108,7 +108,7 @@ def table(
         place = _place(run, at)
         numbers = ["–"] * len(measures.quantities)
         if place is not None and condition in run.curves["learners"][measures.trained]:
-            places.add(place)
+            places.add(run.curves[measures.axis][place])
             of_run = run.curves["learners"][measures.trained][condition]
             numbers = [_cell(of_run[name], place) for name in measures.quantities]
         rows.append([_name(run, runs), *cells, *numbers, str(run.config.num_seeds)])
@@ -128,7 +128,7 @@ def _place(run: Compared, at: int | None) -> int | None:
         return None
     axis = run.curves[run.config.measures.axis]
     if at is None:
-        return axis.index(min(run.config.measures.judged_at, axis[-1]))
+        return run.config.measures.judged_place(axis)
     return axis.index(at) if at in axis else None
 
 

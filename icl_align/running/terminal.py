@@ -132,7 +132,7 @@ class Terminal:
 def headline(measures: Measures, curves: dict[str, Any]) -> str:
     """The headline numbers of what was trained, in one line."""
     condition, quantities = next(iter(curves["learners"][measures.trained].items()))
-    place = curves[measures.axis].index(min(measures.judged_at, curves[measures.axis][-1]))
+    place = measures.judged_place(curves[measures.axis])
     numbers = [f"{n.replace('_', ' ')} {c['mean'][place]:z.3f}" for n, c in quantities.items()]
     by = measures.condition.replace("_", " ")
     at = curves[measures.axis][place]

@@ -146,7 +146,7 @@ class Tracker:
         learner's numbers as `final/...`, which become the summary of the W&B run.
         """
         measures = self._measures
-        judged = min(measures.judged_at, curves[measures.axis][-1])
+        judged = measures.judged_place(curves[measures.axis])
         for place, at in enumerate(curves[measures.axis]):
             row: dict[str, Any] = {"step": step, measures.axis: at}
             for learner, conditions in curves["learners"].items():
@@ -154,7 +154,7 @@ class Tracker:
                     for quantity, curve in quantities.items():
                         name = curve_name(measures, quantity, learner, condition)
                         row[name] = curve["mean"][place]
-                        if learner == measures.trained and at == judged:
+                        if learner == measures.trained and place == judged:
                             row[final_name(measures, quantity, condition)] = row[name]
             self._metrics.log(row)
             self._to_wandb(row)

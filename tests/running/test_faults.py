@@ -139,6 +139,7 @@ def test_settings_for_other_programs_have_no_effect(setting, toy, tmp_path, monk
     assert "distance after 3 points" in out
 
 
+@pytest.mark.slow
 def test_jax_settings_have_no_effect_on_the_alignment_world(tmp_path, monkeypatch):
     from runs import TINY
 

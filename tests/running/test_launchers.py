@@ -150,6 +150,7 @@ def test_jobs_on_a_ray_cluster_run_on_its_nodes(tmp_path, paths, on_ray):
     assert first["cores"] != second["cores"] or len(CORES) == 1
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_learning_rate_and_passes_over_what_diverges(tmp_path, sweep):
     folder = tmp_path / "search"
     options = ["hydra/sweeper=learning_rate", "hydra.sweeper.n_trials=3", *ONE_FAILS[:-1]]

@@ -28,7 +28,7 @@ from icl_align.config import (
     setting,
 )
 from icl_align.running.compose import compose_config
-from icl_align.running.evaluation import is_final
+from icl_align.running.evaluation import are_of
 from icl_align.running.files import DamagedFileError, read_json, write_json
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config, evaluation_folder
@@ -68,7 +68,8 @@ class Run:
                 found = read_json(path) if path.exists() else None
             except DamagedFileError:  # it is made again
                 found = None
-            if found is None or not is_final(self.evaluated(under), found):
+            config = self.evaluated(under)
+            if found is None or not are_of(config, config.train.steps, found):
                 return None
             self._curves[under] = found  # final: read once
         return self._curves[under]

@@ -69,6 +69,7 @@ def train(runs: list[Run], group: str) -> list[RunError]:
                     group=group,
                     began=began,
                     goes_on=SAME_COMMAND,
+                    ends_process=True,
                 ),
             )
             for run in part
@@ -93,7 +94,7 @@ def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> Non
     params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.params for _, s in found))
     configs = [run.evaluated(under) for run in runs]
     measuring = Measuring(configs[0], by_configuration(configs, params))
-    with StopSignals() as signals:
+    with StopSignals(ends_process=True, goes_on=f"to go on: {SAME_COMMAND}") as signals:
         found = compute_curves_together(
             configs,
             found[0][0],

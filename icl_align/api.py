@@ -127,6 +127,19 @@ class Run:
         program = functools.partial(self._program, self.params(seed))
         return _answers(program, self.config, given, key)
 
+    def figure(self) -> Any:
+        """The figure of `curves.png`, to change or to save in any format.
+
+        Returns:
+          A `matplotlib.figure.Figure`: `run.figure().savefig("curves.pdf")`.
+
+        Raises:
+          ValueError: the run was not evaluated yet.
+        """
+        if self.curves is None:
+            raise ValueError(f"{self.folder} has no curves; icl_align.evaluate(run) makes some")
+        return world_of(self.config).figure(self.config, self.curves)
+
     @functools.cached_property
     def _program(self) -> Callable[[Any, Any, Any], Any]:
         network, world = network_of(self.config), world_of(self.config)

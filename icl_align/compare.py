@@ -11,11 +11,9 @@ from typing import Optional
 from icl_align import CommandModule
 from icl_align.config import ConfigError, option
 from icl_align.running.command import begin, show
-from icl_align.running.compose import read_options
+from icl_align.running.compose import check_figure, read_options
 from icl_align.running.errors import one_line_errors
 from icl_align.running.help import options_help
-
-FIGURES = (".png", ".pdf", ".svg")
 
 
 @dataclasses.dataclass
@@ -52,8 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         options = read_options(CompareOptions, own)
         if not folders:
             raise ConfigError("folder", "", "name folders of runs, or of sweeps")
-        if options.figure is not None and Path(options.figure).suffix not in FIGURES:
-            raise ConfigError("figure", options.figure, f"must end in {', '.join(FIGURES)}")
+        if options.figure is not None:
+            check_figure("figure", options.figure)
         _compare(folders, options)
 
 

@@ -224,6 +224,9 @@ class Config:
     wandb: WandbConfig = section(WandbConfig)
     seed: int = option(0, "first training seed", least=0, most=2**31 - 1)
     num_seeds: int = option(1, "seeds trained at once, from seed upwards", least=1)
+    extend: Optional[str] = option(
+        None, "run folder whose training goes on, to more train.steps, in this run's own folder"
+    )
 
     measures: ClassVar[Any]  # `world.Measures`: the names of what the world measures
 

@@ -1,6 +1,6 @@
 """Evaluates a finished run again, with another task, other contexts or other reward noise.
 
-python -m icl_align.evaluate run_dir=DIR [output_dir=DIR] [task=NAME] [evaluation.KEY=VALUE] ...
+python -m icl_align.evaluate run_dir=DIR [output_dir=DIR] [figure=FILE] [evaluation.KEY=VALUE] ...
 """
 
 import sys
@@ -9,12 +9,14 @@ from pathlib import Path
 from icl_align import CommandModule
 from icl_align.config import ConfigError
 from icl_align.running.command import begin, show
+from icl_align.running.compose import check_figure
 from icl_align.running.errors import one_line_errors
 
 WHERE = """
 Without other options curves.json and curves.png of the run are made again; with some, a folder
-under DIR/evaluations/ named after them, or output_dir where one is given. Options: see
-python -m icl_align.train world=WORLD --help, what a run's evaluation has to do with."""
+under DIR/evaluations/ named after them, or output_dir where one is given. figure=FILE draws them
+there as well, as .png, .pdf or .svg; curves that are there already are not computed again for it.
+Options: see python -m icl_align.train world=WORLD --help, what an evaluation has to do with."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,23 +31,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate_again(arguments: list[str]) -> None:
-    folders = {"run_dir": None, "output_dir": None}
+    paths: dict[str, Path | None] = {"run_dir": None, "output_dir": None, "figure": None}
     overrides = []
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if equals and key in folders:
-            folders[key] = Path(text)
+        if equals and key in paths:
+            paths[key] = Path(text)
         else:
             overrides.append(argument)
-    if folders["run_dir"] is None:
+    if paths["run_dir"] is None:
         raise ConfigError("run_dir", "", "name the folder of a run: run_dir=DIR")
+    if paths["figure"] is not None:
+        check_figure("figure", str(paths["figure"]))
     from icl_align.running.devices import set_up_command
 
     set_up_command()
     from icl_align.running.reevaluation import evaluate_again
     from icl_align.running.terminal import Terminal
 
-    evaluate_again(folders["run_dir"], overrides, Terminal(), folders["output_dir"])
+    evaluate_again(overrides=overrides, terminal=Terminal(), **paths)
 
 
 sys.modules[__name__].__class__ = CommandModule

@@ -19,6 +19,7 @@ from icl_align.world import WORLDS, options_of
 _PACKAGE = Path(__file__).parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 DEFAULT_WORLD = Config.world
+FIGURES = (".png", ".pdf", ".svg")
 # Groups that are put on top of the defaults: +GROUP=NAME.
 ADDED_GROUPS = ("ablation", "experiment", "scale")
 
@@ -210,6 +211,13 @@ def check_folder(key: str, value: str) -> None:
                 folder.rmdir()
     except OSError as error:
         raise ConfigError(key, value, f"must be a folder or a new one: {error.strerror}") from error
+
+
+def check_figure(key: str, value: str) -> None:
+    """Raises ConfigError where a file's name does not end in a format of figures."""
+    if Path(value).suffix not in FIGURES:
+        raise ConfigError(key, value, f"must end in {', '.join(FIGURES)}")
+    check_writable(key, Path(value).parent)
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -22,10 +22,12 @@ from icl_align.config import Config
 from icl_align.running.devices import compiler_options
 from icl_align.running.evaluation import by_configuration
 from icl_align.running.measuring import Measuring
+from icl_align.running.memory import refuse_step_that_cannot_fit
 from icl_align.running.mesh import divided, everywhere, make_mesh
 from icl_align.running.packing import pack, unpack
 from icl_align.running.run_folder import from_dict
 from icl_align.running.training import (
+    Member,
     TrainState,
     init_state,
     make_chunk,
@@ -73,6 +75,18 @@ class Crew:
     def compiled(self) -> jax.stages.Compiled:
         """The program of `steps`, which `begin` starts to compile in the background."""
         return self._program.result()
+
+    def refuse_what_cannot_fit(self) -> None:
+        """Raises ConfigError if a step needs more memory than there is."""
+
+        def compiled(config):
+            configs = [config] * len(self._configs)
+            members = members_of(*configs)
+            mesh = make_mesh(config, len(members.seed))
+            lowered = _lowered_steps(config, members, mesh)
+            return lowered.compile(compiler_options(mesh, level=1))
+
+        refuse_step_that_cannot_fit(self._configs[0], self._mesh, self.compiled(), compiled)
 
     def steps(self, num_steps: int) -> dict[str, np.ndarray]:
         """Takes some steps, at most MOST_STEPS_A_CHUNK; returns their metrics, [num_steps, s]."""
@@ -197,13 +211,7 @@ class Crew:
 
     def _compile(self, config: Config) -> None:
         """Starts to compile `steps` in the background."""
-        # From shapes alone, so that a run that goes on has a new one's program to the last bit.
-        state = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=divided(self._mesh)),
-            jax.eval_shape(functools.partial(pack, leading=1), self._shapes),
-        )
-        chunk = make_chunk(config, MOST_STEPS_A_CHUNK, self._mesh)
-        lowered = chunk.lower(self._members, state, np.int32(1))
+        lowered = _lowered_steps(config, self._members, self._mesh)
         background = ThreadPoolExecutor(1)
         self._program = background.submit(lowered.compile, compiler_options(self._mesh, level=1))
         background.shutdown(wait=False)
@@ -223,6 +231,15 @@ class Crew:
             state = self._gather(state)
         copied = jax.tree.map(np.array, state)  # the next steps overwrite the state
         return unpack(copied, self._shapes, leading=1)
+
+
+def _lowered_steps(config: Config, members: Member, mesh: Mesh) -> jax.stages.Lowered:
+    # From shapes alone, so that a run that goes on has a new one's program to the last bit.
+    shapes = jax.eval_shape(functools.partial(pack, leading=1), state_shapes(config, members))
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=divided(mesh)), shapes
+    )
+    return make_chunk(config, MOST_STEPS_A_CHUNK, mesh).lower(members, state, np.int32(1))
 
 
 def _zeros(shapes: Any) -> Any:

@@ -148,9 +148,9 @@ def _options(config: Config) -> dict[str, Any]:
     }
 
 
-def is_final(config: Config, curves: dict[str, Any]) -> bool:
-    """Whether curves are of the finished run, with this configuration's evaluation options."""
-    return curves["step"] == config.train.steps and curves["options"] == _options(config)
+def are_of(config: Config, step: int, curves: dict[str, Any]) -> bool:
+    """Whether curves are of a training's state at `step`, with these options of the evaluation."""
+    return curves["step"] == step and curves["options"] == _options(config)
 
 
 class _Sums:

@@ -38,6 +38,11 @@ class Start:
     began: float = dataclasses.field(default_factory=time.time)
     goes_on: str | None = None  # what to type to go on; by default what one run needs
     job: str | None = None  # of a sweep: its number
+    ends_process: bool = False  # whether a signal may end the process where nothing is lost
+
+    def how_to_go_on(self, folder: Path) -> str:
+        """What to say of it."""
+        return f"to go on: {self.goes_on or command_to_go_on(folder)}"
 
 
 @dataclasses.dataclass
@@ -55,7 +60,7 @@ class OneRun:
     @property
     def goes_on(self) -> str:
         """What to say of how to go on."""
-        return f"to go on: {self.start.goes_on or command_to_go_on(self.folder)}"
+        return self.start.how_to_go_on(self.folder)
 
 
 def state_of(state: TrainState, place: int, config: Config) -> TrainState:
@@ -67,13 +72,18 @@ def state_of(state: TrainState, place: int, config: Config) -> TrainState:
 def train(
     group: list[OneRun], crew: Crew, step: int, terminal: Terminal, signals: StopSignals
 ) -> None:
-    """All remaining steps, in chunks of some seconds that end where a checkpoint is due."""
+    """All remaining steps, in chunks of some seconds that end where a checkpoint is due.
+
+    Raises:
+      ConfigError: a step does not fit in memory; nothing was computed.
+      RunError: a signal stopped it.
+    """
     config, began = group[0].config, group[0].start.began
     train = config.train
     if step >= train.steps:
         return
     terminal.progress("compiling", 0.0, 1.0)
-    crew.compiled()
+    crew.refuse_what_cannot_fit()
     first, size = step, 1
     with Profile(group[0].folder / "profile", config.devices.profile) as profile:
         while step < train.steps:
@@ -97,6 +107,7 @@ def train(
             if not alive:
                 return
             step += size
+            signals.saved = False
             losses = metrics["train/loss"][-1]
             note = f"loss {np.nanmean(losses):.4f} · {speed:.1f} steps/s"
             terminal.progress("training", float(step), float(train.steps), note)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key, UInt32
@@ -19,6 +18,7 @@ from jaxtyping import Array, Int, Key, UInt32
 from icl_align.config import Config
 from icl_align.running.devices import compiler_options
 from icl_align.running.keys import evaluation_key, numbered_keys
+from icl_align.running.memory import available_memory
 from icl_align.running.mesh import everywhere
 from icl_align.running.slices import slice_size
 from icl_align.running.training import network_of
@@ -30,14 +30,6 @@ CONTEXTS = "contexts"  # the only axis of an evaluation's mesh
 MEMORY_SHARE = 0.5
 # Contexts of a slice of what needs no training, on a CPU; see benchmarks/NOTES.md.
 CPU_UNTRAINED_SLICE = 16
-
-
-def available_memory(devices: list[Any]) -> int:
-    """Bytes that each of some devices of this process can still give, without the others' part."""
-    stats = devices[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return psutil.virtual_memory().available // len(devices)
 
 
 class Measuring:

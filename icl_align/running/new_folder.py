@@ -54,3 +54,9 @@ def quoted(text: str) -> str:
 def command_to_go_on(folder: Path) -> str:
     """The command, as it would be typed, that goes on with the run in a folder."""
     return f"python -m icl_align.train {shlex.quote(f'{RUN}={quoted(str(folder))}')}"
+
+
+def command_to_extend(folder: Path, steps: int) -> str:
+    """The command that goes on with the run in a folder to more steps, in a folder of its own."""
+    named = shlex.quote(f"extend={quoted(str(folder))}")
+    return f"python -m icl_align.train {named} train.steps={steps}"

@@ -1,6 +1,8 @@
 """Another evaluation of a trained run: its options, its folder, its curves."""
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -9,8 +11,8 @@ from icl_align.config import EVALUATION, Config, ConfigError, allowed, check, co
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.compose import CONF, check_keys, check_writable, groups, parse_overrides
 from icl_align.running.devices import learners_folder
-from icl_align.running.evaluation import compute_curves
-from icl_align.running.files import save_figure, write_json
+from icl_align.running.evaluation import are_of, compute_curves
+from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.run_folder import config_of_run
 from icl_align.running.terminal import Terminal
@@ -67,7 +69,11 @@ def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
 
 
 def evaluate_again(
-    run_dir: Path, overrides: list[str], terminal: Terminal, output_dir: Path | None = None
+    run_dir: Path,
+    overrides: list[str],
+    terminal: Terminal,
+    output_dir: Path | None = None,
+    figure: Path | None = None,
 ) -> None:
     """Evaluates the newest state of a run, and leaves curves.json and curves.png.
 
@@ -77,6 +83,8 @@ def evaluate_again(
       overrides: as in `evaluation_config`.
       terminal: shows how far it is, and the curves.
       output_dir: where the results go instead.
+      figure: file for the picture, beside curves.png; with it, curves that are there already are
+        not computed again.
 
     Raises:
       ConfigError: an override is not allowed, the folder holds no run, or the results cannot be
@@ -86,8 +94,13 @@ def evaluate_again(
     config = evaluation_config(trained, overrides)
     step, state = newest_state(run_dir, trained, terminal.warn)
     names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
-    folder = evaluation_folder(run_dir, names) if names else run_dir
-    folder = output_dir or folder
+    folder = output_dir or (evaluation_folder(run_dir, names) if names else run_dir)
+    if figure is not None:
+        curves = _curves_there(folder, config, step)
+        if curves is not None:
+            save_figure(world_of(config).figure(config, curves), figure)
+            terminal.say(f"drawn in {figure}")
+            return
     check_writable("output_dir", folder)
 
     def progress(share):
@@ -97,7 +110,19 @@ def evaluate_again(
         curves = compute_curves(config, state, progress, Kept(learners_folder()))
     finally:
         terminal.stop_progress()
-    save_figure(world_of(config).figure(config, curves), folder / "curves.png")
+    picture = world_of(config).figure(config, curves)
+    save_figure(picture, folder / "curves.png")
+    if figure is not None:
+        save_figure(picture, figure)
     write_json(folder / "curves.json", curves)
     terminal.curves_table(config.measures, curves)
     terminal.say(f"written to {folder}")
+
+
+def _curves_there(folder: Path, config: Config, step: int) -> dict[str, Any] | None:
+    """The curves that a folder holds, if they are those that would be computed."""
+    with contextlib.suppress(DamagedFileError, OSError):
+        curves = read_json(folder / "curves.json")
+        if are_of(config, step, curves):
+            return curves
+    return None

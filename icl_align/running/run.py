@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from icl_align.config import Config, ConfigError, program_key
+from icl_align.config import Config, ConfigError, program_key, with_values
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.crew import Crew
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
-from icl_align.running.evaluation import compute_curves_together, is_final
+from icl_align.running.evaluation import are_of, compute_curves_together
+from icl_align.running.extension import begin_where_it_ended, extended_config
 from icl_align.running.files import (
     DamagedFileError,
     read_json,
@@ -29,11 +30,13 @@ from icl_align.running.files import (
 )
 from icl_align.running.kept import Kept
 from icl_align.running.loop import OneRun, Start, train
+from icl_align.running.memory import refuse_state_that_cannot_fit
 from icl_align.running.mesh import make_mesh
 from icl_align.running.run_folder import (
     config_to_go_on_with,
     from_dict,
     refuse_other,
+    remove_beginning,
     saved_config,
     sole_user_of,
     write_hydra_files,
@@ -84,7 +87,9 @@ def run_together(
       ConfigError: W&B cannot be reached as asked.
       ValueError: the configurations cannot train together.
     """
-    with StopSignals() as signals:
+    _, folder, start = runs[0]
+    alone = jax.process_count() == 1  # in a cluster the others would wait for this one
+    with StopSignals(start.ends_process and alone, start.how_to_go_on(folder)) as signals:
         crew = Crew(lambda: signals.received is not None)
         if not leads():
             status = crew.follow()
@@ -108,16 +113,22 @@ def _lead(
 ) -> list[dict[str, Any] | RunError]:
     terminal = Terminal(runs[0][2].job)
     check_account(runs[0][0].wandb, runs[0][1])
-    group = []
+    group, new = [], []
     for config, folder, start in runs:
         saved = saved_config(folder)
+        new += [folder] if saved is None else []
+        if config.extend is not None:
+            config = with_values(config, {"extend": str(Path(config.extend).absolute())})
         if saved is not None:
             config = config_to_go_on_with(saved, config, start.overrides)
             refuse_other(folder, saved, config)
+        elif config.extend is not None:
+            config = extended_config(config, start.overrides)
         group.append(OneRun(config, folder, start))
     if len({program_key(one.config) for one in group}) > 1:
         raise ValueError("these configurations do not share a program")
     mesh = make_mesh(group[0].config, sum(one.config.num_seeds for one in group))
+    refuse_state_that_cannot_fit(group[0].config, mesh, len(group))
     try:
         with contextlib.ExitStack() as stack:
             for one in group:
@@ -125,6 +136,10 @@ def _lead(
             _train_and_evaluate(group, crew, mesh, terminal, signals)
             return [one.failure or one.curves for one in group]
     except Exception as error:
+        if isinstance(error, ConfigError):  # so the next start may have other options
+            for folder in new:
+                remove_beginning(folder)
+            raise
         reason = None if isinstance(error, RunError) else why_not_written(error, group[0].folder)
         if reason is None:
             raise
@@ -148,6 +163,9 @@ def _train_and_evaluate(
             last.callback(one.checkpoints.close)
             for written in one.checkpoints.configs():
                 refuse_other(one.folder, from_dict(written), one.config)
+        for one in group:
+            if one.config.extend is not None and not one.checkpoints.steps():
+                begin_where_it_ended(one.config, one.folder, one.checkpoints, terminal.warn)
         start_service(group[0].folder, group[0].config.wandb)
         step, restored = _newest_common_state(group, terminal)
         configs = [one.config for one in group]
@@ -183,6 +201,7 @@ def _train_and_evaluate(
         train(group, crew, step, terminal, signals)
         for one in group:
             one.checkpoints.wait()
+        signals.saved = True
         _evaluate(group, crew, terminal, signals)
         done = True
 
@@ -236,7 +255,7 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
         path = group[place].folder / "curves.json"
         found = _read_curves(path, terminal)
         one = group[place]
-        one.curves = found if found and is_final(one.config, found) else None
+        one.curves = found if found and are_of(one.config, one.config.train.steps, found) else None
         picture = one.folder / "curves.png"
         if one.curves and not picture.exists():
             save_figure(world_of(one.config).figure(one.config, one.curves), picture)

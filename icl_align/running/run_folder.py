@@ -1,6 +1,7 @@
 """The folder of a run: who may use it, and which configuration it belongs to."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from icl_align.config import (
 )
 from icl_align.running.compose import DEFAULT_WORLD
 from icl_align.running.errors import USAGE_ERROR, RunError
+from icl_align.running.new_folder import command_to_extend
 from icl_align.world import WORLDS, options_of
 
 
@@ -79,15 +81,15 @@ def _values_of_checkpoint(folder: Path) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def config_of_run(folder: Path) -> Config:
-    """The configuration of the run in a folder that a user named as run_dir.
+def config_of_run(folder: Path, key: str = "run_dir") -> Config:
+    """The configuration of the run in a folder that a user named as `key`.
 
     Raises:
       ConfigError: the folder holds no run.
     """
     config = saved_config(folder)
     if config is None or not (folder / "checkpoints").is_dir():
-        raise ConfigError("run_dir", folder, "must be the folder of a run; it holds none")
+        raise ConfigError(key, folder, "must be the folder of a run; it holds none")
     return config
 
 
@@ -144,10 +146,12 @@ def refuse_other(folder: Path, saved: Config, config: Config) -> None:
             f"{setting(key, new)} (was {setting('', old)[1:]})"
             for key, (old, new) in changed.items()
         )
-        raise RunError(
-            f"hydra.run.dir={folder}: its checkpoints belong to another configuration: {keys}",
-            USAGE_ERROR,
-        )
+        hint = ""
+        if set(changed) == {"train.steps"} and config.train.steps > saved.train.steps:
+            command = command_to_extend(folder, config.train.steps)
+            hint = f"; to go on to more steps in another folder: {command}"
+        line = f"hydra.run.dir={folder}: its checkpoints belong to another configuration: {keys}"
+        raise RunError(line + hint, USAGE_ERROR)
 
 
 def write_hydra_files(
@@ -164,3 +168,11 @@ def write_hydra_files(
         partial = hydra_folder / (name + ".partial")
         OmegaConf.save(content, partial)
         partial.replace(hydra_folder / name)
+
+
+def remove_beginning(folder: Path) -> None:
+    """Takes away what a run that was refused before its first step has left in its folder."""
+    for name in (".hydra", "checkpoints", "wandb"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (".lock", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)

@@ -2,13 +2,18 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 from typing import Any
 
 from icl_align.running.errors import SIGNALLED, RunError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+# Time for a process to end in order before it is ended while it computes. Slurm gives 30 seconds.
+GRACE_SECONDS = 5.0
+NOTHING_LOST = "nothing was under way that is not saved"
 
 
 def end_in_one_line(at_once: bool = True) -> None:
@@ -22,7 +27,7 @@ def end_in_one_line(at_once: bool = True) -> None:
     """
 
     def end(number: int, _frame: Any) -> None:
-        _say(f"stopped by {signal.Signals(number).name}; nothing was under way that is not saved")
+        _say(f"stopped by {signal.Signals(number).name}; {NOTHING_LOST}")
         if at_once:
             os._exit(SIGNALLED + number)
         sys.exit(SIGNALLED + number)
@@ -42,10 +47,25 @@ class StopSignals:
 
     One that was ignored when the process started, as nohup and the background of a script have it,
     stays ignored: whoever started it so wants it to outlive what they are sent to.
+
+    Python runs a signal's handler between two of its own instructions, so not while the main thread
+    compiles or waits for a step. A thread of its own hears of it then, and ends the process where
+    nothing is lost by that.
+
+    Args:
+      ends_process: whether the process may be ended so; False in a program of the user's.
+      goes_on: what to say then of how to go on.
+
+    Attributes:
+      received: the first signal.
+      saved: whether all that was trained is on disk, so that nothing is lost at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_process: bool = False, goes_on: str = "") -> None:
         self.received: signal.Signals | None = None
+        self.saved = True
+        self._ends_process, self._goes_on = ends_process, goes_on
+        self._in_order = threading.Event()  # the process ends, or has other handlers again
 
     def __enter__(self) -> "StopSignals":
         self._before = {}
@@ -54,17 +74,44 @@ class StopSignals:
                 continue
             with contextlib.suppress(ValueError):  # not the main thread: a launcher's worker
                 self._before[number] = signal.signal(number, self._receive)
+        self._ends_process = self._ends_process and bool(self._before)
+        if self._ends_process:
+            ear, mouth = os.pipe()
+            os.set_blocking(mouth, False)
+            self._fd_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+            self._mouth = mouth
+            threading.Thread(target=self._hear, args=(ear,), daemon=True).start()
         return self
 
     def _receive(self, number: int, _frame: Any) -> None:
-        if self.received is not None:  # a second signal does not wait
-            _say(f"stopped at once by a second {signal.Signals(number).name}; what was saved stays")
-            os._exit(SIGNALLED + number)
-        self.received = signal.Signals(number)
+        if self.received is not None and not self._ends_process:
+            _end_at_once(number)
+        self.received = self.received or signal.Signals(number)
+
+    def _hear(self, ear: int) -> None:
+        """Reads the number of every signal as soon as it comes, until the other end is closed."""
+        received: list[int] = []
+        while True:
+            ready, _, _ = select.select([ear], [], [], GRACE_SECONDS if received else None)
+            numbers = os.read(ear, 64) if ready else b""
+            if ready and not numbers:
+                os.close(ear)
+                return
+            received += [number for number in numbers if number in self._before]
+            if len(received) > 1:  # a second signal does not wait
+                _end_at_once(received[1])
+            if received and not ready and self.saved and not self._in_order.is_set():
+                name = signal.Signals(received[0]).name
+                _say(f"stopped by {name}; {NOTHING_LOST}; {self._goes_on}")
+                os._exit(SIGNALLED + received[0])
 
     def __exit__(self, *_: Any) -> None:
+        self._in_order.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._ends_process:
+            signal.set_wakeup_fd(self._fd_before, warn_on_full_buffer=False)
+            os.close(self._mouth)
 
     def stop(self, where: str, goes_on: str) -> None:
         """Raises RunError, with the shell's exit status for this process's or another's signal.
@@ -73,5 +120,11 @@ class StopSignals:
           where: how far the run has come.
           goes_on: what to say of how to go on.
         """
+        self._in_order.set()
         number = self.received or signal.SIGTERM
         raise RunError(f"stopped by {number.name} {where}; {goes_on}", SIGNALLED + number)
+
+
+def _end_at_once(number: int) -> None:
+    _say(f"stopped at once by a second {signal.Signals(number).name}; what was saved stays")
+    os._exit(SIGNALLED + number)

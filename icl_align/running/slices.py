@@ -23,7 +23,8 @@ def slice_size(
       num_contexts: of each network, on the device.
       platform: "cpu", or any other for an accelerator.
     """
-    divisors = [n for n in range(1, num_contexts + 1) if num_contexts % n == 0]
+    small = [n for n in range(1, math.isqrt(num_contexts) + 1) if num_contexts % n == 0]
+    divisors = sorted({*small, *(num_contexts // n for n in small)})
     if config.devices.slice is not None:
         return max(n for n in divisors if n <= config.devices.slice)
     if platform != "cpu":

@@ -34,12 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
             _compare_run(options)
 
 
-def _save(folder: Path, name: str, content: Any, figure: Any) -> None:
+def _save(folder: Path, name: str, content: Any, figure: Any, figure_format: str) -> None:
     from icl_align.running.files import save_figure, write_json
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", content)
-    save_figure(figure, folder / f"{name}.png")
+    save_figure(figure, folder / f"{name}.{figure_format}")
 
 
 def _usable_folder(folder: str) -> Path:
@@ -78,6 +78,7 @@ def _build_and_test(options: TheoryConfig) -> None:
             "exactness",
             {"table": exactness, "limits": where_it_ends},
             limits_figure(where_it_ends),
+            options.figure_format,
         )
         rows = knock_out_table(
             **REPAIR_SIZE,
@@ -90,7 +91,7 @@ def _build_and_test(options: TheoryConfig) -> None:
         terminal.stop_progress()
     terminal.table(*knock_out_cells(rows, options.repair_steps))
     _save(folder, "knock_outs", {"repair_steps": options.repair_steps, "table": rows},
-          knock_outs_figure(rows))  # fmt: skip
+          knock_outs_figure(rows), options.figure_format)  # fmt: skip
     terminal.say("Longer repairs tell more: repair_steps=4000 repair_seeds=3.")
     terminal.say(f"written to {folder}")
 
@@ -180,7 +181,7 @@ def _compare_run(options: TheoryConfig) -> None:
         terminal.stop_progress()
     for title, header, cells in trained_cells(results):
         terminal.table(title, header, cells)
-    _save(folder, "trained", results, trained_figure(results))
+    _save(folder, "trained", results, trained_figure(results), options.figure_format)
     terminal.say(f"written to {folder}")
 
 

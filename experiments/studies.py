@@ -1,12 +1,13 @@
 """Which claims there are of a world, and the sizes at which they are run."""
 
 import importlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from experiments.claim import Claim, Scale
 from icl_align.config import ConfigError
 
 
+@runtime_checkable
 class Study(Protocol):
     """The module `experiments.WORLD` of a world that has claims.
 

@@ -1,34 +1,43 @@
 """icl_align from Python: what the commands do, on the same code, for notebooks and scripts.
 
->>> import icl_align
->>> run = icl_align.train("+scale=smoke", "wandb.mode=disabled", folder="run")
->>> run = icl_align.load("run")  # the same, at any later time
->>> run.config.model.num_layers, run.seeds, run.step
-(1, [0], 20)
->>> curve = run.curves["learners"]["transformer"]["0.0"]["refinement_error"]
->>> len(curve["mean"]), len(curve["low"])  # after 0 to 20 attempts
-(21, 21)
-
-Contexts, and what a network and the other learners answer to them:
-
->>> contexts = icl_align.sample(run.config, num_contexts=3)
->>> contexts.responses.shape, contexts.rewards.shape  # contexts, attempts, dimension
-((3, 20, 5), (3, 20))
->>> run.predict(contexts).shape  # contexts, attempts read (0 to 20), dimension
-(3, 21, 5)
->>> run.predict((contexts.query, contexts.responses[:, :2], contexts.rewards[:, :2])).shape
-(3, 3, 5)
->>> icl_align.learners(run.config)["best_attempt"](contexts).shape
-(3, 21, 5)
-
-Other curves of the same networks:
-
->>> options = ["evaluation.reward_noise=[0.1]", "evaluation.num_contexts=8"]
->>> list(icl_align.evaluate(run, *options)["learners"]["gradient_descent"])
-['0.1']
-
 Arrays may be NumPy's or JAX's; they have a leading axis of contexts. What the user set in JAX (64
 bits, strict promotion) stays as it is, and has no effect here.
+
+Examples:
+  >>> import icl_align
+  >>> run = icl_align.train("+scale=smoke", "wandb.mode=disabled", folder="run")
+  >>> run = icl_align.load("run")  # the same, at any later time
+  >>> run.config.model.num_layers, run.seeds, run.step
+  (1, [0], 20)
+  >>> curve = run.curves["learners"]["transformer"]["0.0"]["refinement_error"]
+  >>> len(curve["mean"]), len(curve["low"])  # after 0 to 20 attempts
+  (21, 21)
+
+  Contexts, and what a network and the other learners answer to them:
+
+  >>> contexts = icl_align.sample(run.config, num_contexts=3)
+  >>> contexts.responses.shape, contexts.rewards.shape  # contexts, attempts, dimension
+  ((3, 20, 5), (3, 20))
+  >>> run.predict(contexts).shape  # contexts, attempts read (0 to 20), dimension
+  (3, 21, 5)
+  >>> run.predict((contexts.query, contexts.responses[:, :2], contexts.rewards[:, :2])).shape
+  (3, 3, 5)
+  >>> icl_align.learners(run.config)["best_attempt"](contexts).shape
+  (3, 21, 5)
+
+  The same network without the bias of its read-out:
+
+  >>> def without_bias(params):
+  ...     params["read_out"]["bias"] = 0 * params["read_out"]["bias"]
+  ...     return params
+  >>> run.changed(without_bias).predict(contexts).shape
+  (3, 21, 5)
+
+  Other curves of the same networks:
+
+  >>> options = ["evaluation.reward_noise=[0.1]", "evaluation.num_contexts=8"]
+  >>> list(icl_align.evaluate(run, *options)["learners"]["gradient_descent"])
+  ['0.1']
 """
 
 import contextlib
@@ -104,6 +113,26 @@ class Run:
             raise ValueError(f"seed={seed}: must be one of {self.seeds}")
         place = self.seeds.index(seed)
         return jax.tree.map(lambda leaf: leaf[place], self.state.params)
+
+    def changed(self, change: Callable[[Any], Any]) -> "Run":
+        """A run whose networks have other parameters, to take a part out or to put one in.
+
+        Nothing is written, and `curves` is None; `icl_align.evaluate` gives those of the change.
+
+        Args:
+          change: parameters of one network, as `params` gives them -> parameters of the same
+            shapes. It is called for every seed.
+
+        Raises:
+          ValueError: the shapes are others.
+        """
+        before = [self.params(seed) for seed in self.seeds]
+        after = [change(jax.tree.map(jnp.asarray, params)) for params in before]
+        shapes = [jax.tree.map(jnp.shape, params) for params in (*before, *after)]
+        if any(one != shapes[0] for one in shapes):
+            raise ValueError("the changed parameters do not have the shapes of the run's")
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *after)
+        return dataclasses.replace(self, state=self.state._replace(params=params), curves=None)
 
     def predict(self, given: Any, seed: int | None = None, key: int = 0) -> np.ndarray:
         """What a trained network answers to contexts of one's own.

@@ -12,12 +12,13 @@ Without ties the first is the published loss of Wang et al. (2024),
 Attempts of equal reward do not compete: a tie expresses no preference, and both losses stay
 invariant under permuting the attempts. With two responses the two losses are the same function.
 
->>> import jax.numpy as jnp
->>> scores, rewards = jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])
->>> print(f"{plackett_luce(scores, rewards):.4f} {bradley_terry(scores, rewards):.4f}")
-1.3133 1.3133
->>> print(f"{plackett_luce(scores + 5, rewards**3):.4f}")
-1.3133
+Examples:
+  >>> import jax.numpy as jnp
+  >>> scores, rewards = jnp.array([0.0, 1.0]), jnp.array([0.9, 0.1])
+  >>> print(f"{plackett_luce(scores, rewards):.4f} {bradley_terry(scores, rewards):.4f}")
+  1.3133 1.3133
+  >>> print(f"{plackett_luce(scores + 5, rewards**3):.4f}")
+  1.3133
 """
 
 from collections.abc import Callable

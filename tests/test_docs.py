@@ -1,0 +1,197 @@
+"""The pages: they build, every command and option on them exists, and the tutorial runs."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from icl_align.config import leaves
+from icl_align.running.cli import check_command_line
+from icl_align.running.compose import read_options, world_named
+from icl_align.running.reevaluation import evaluation_config
+from icl_align.world import WORLDS, options_of
+from runs import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PAGES.append(ROOT / "docs" / "tutorial.py")
+FOLDERS = {"run_dir", "output_dir", "figure"}
+SCRIPTS = Path(sys.executable).parent
+
+
+def commands(page):
+    """What a page tells its reader to type: lines of its shell blocks, and `python -m ...`."""
+    text = page.read_text()
+    if page.suffix == ".py":
+        text = re.sub(r"(?m)^# ?", "", text)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`((?:\.venv/bin/)?python -m [^`]+|\.venv/bin/[^`]+)`", rest)
+    for line in lines:
+        line = line.partition("  #")[0].strip()
+        for part in [line] if "--command=" in line else line.split(" && "):
+            if " " in part and not part.startswith(("#", "cat ", "cd ")):
+                yield part
+
+
+def words_of(command):
+    """The words of a command, from the program that this project brings on."""
+    if "--command=" in command:  # one that another program runs on a cluster
+        command = shlex.split(command)[-1].partition("=")[2].rpartition("&& ")[2]
+    words = shlex.split(command)
+    if words[0] == "srun":
+        words = words[next(i for i, word in enumerate(words) if "python" in word) :]
+    return [word for word in words if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+
+
+def check_module(module, arguments):
+    """Raises where a command of this project would not take its arguments."""
+    assert importlib.util.find_spec(module), f"no module {module}"
+    options = [text for text in arguments if "=" in text]
+    if "--help" in arguments or module in ("pytest", "experiments.ablations"):
+        return
+    if module == "icl_align.train":
+        check_command_line(arguments)
+    elif module == "icl_align.evaluate":
+        own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
+        evaluation_config(options_of("alignment")(), own)
+    elif module == "icl_align.compare":
+        from icl_align.compare import CompareOptions
+
+        read_options(CompareOptions, options)
+    elif module == "icl_align.theory":
+        from icl_align.alignment.theory.options import TheoryConfig
+
+        read_options(TheoryConfig, options)
+    elif module == "icl_align.dashboard":
+        from icl_align.running.workspace import dashboard_options
+
+        read_options(dashboard_options(world_named(arguments)), options)
+    elif module == "benchmarks":
+        from benchmarks.__main__ import BenchmarkOptions
+
+        read_options(BenchmarkOptions, options)
+    elif module == "experiments":
+        from experiments.__main__ import campaign_options, check_names
+        from experiments.studies import study_of
+
+        world = world_named(arguments)
+        read_options(campaign_options(world), [o for o in options if not o.startswith("hydra")])
+        names = [text for text in arguments if "=" not in text and text != "-m"]
+        check_names(names, study_of(world).CLAIMS)
+    else:
+        assert module == "venv", f"nothing checks {module}"
+
+
+def check(command):
+    """Raises where a command does not exist."""
+    program, *arguments = words_of(command)
+    if program.rpartition("/")[2] in ("python", "python3"):
+        assert arguments[0] == "-m"
+        check_module(arguments[1], arguments[2:])
+    elif program.endswith("/pip"):
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for extra in re.findall(r"\.\[(.*?)\]", command):
+            assert extra in known["optional-dependencies"]
+    elif program == ".venv/bin/jupyter":
+        assert "jupyterlab" in (ROOT / "docs" / "tutorial.py").read_text()  # is said to be needed
+    else:
+        name = program.removeprefix(".venv/bin/")
+        assert (SCRIPTS / name).exists() or (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_exists(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        try:
+            check(command)
+        except Exception as error:
+            raise AssertionError(f"{page.name}: {command}") from error
+
+
+def test_wrong_commands_would_be_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "python -m icl_align.nothing",
+        "python -m icl_align.train train.stepps=3",
+        "python -m icl_align.train +ablation=nothing",
+        "python -m icl_align.evaluate run_dir=DIR train.steps=3",
+        "python -m icl_align.compare RUN fig=a.pdf",
+        "python -m experiments head",
+        "srun --nodes=2 .venv/bin/python -m icl_align.train num_seed=2",
+        ".venv/bin/pip install -e '.[nothing]'",
+        ".venv/bin/nothing",
+    ):
+        with pytest.raises(Exception):  # noqa: B017
+            check(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_on_a_page_exists(page):
+    keys = {key for world in WORLDS for key, _, _ in leaves(options_of(world))}
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+    for named in re.findall(r"`([a-z_]+\.[a-z_.]+)(?:=[^`]*)?`", page.read_text()):
+        if named.partition(".")[0] in sections and not named.endswith((".py", ".yaml", ".")):
+            assert named in keys, f"{page.name}: {named}"
+
+
+def test_the_first_page_is_read_in_ten_minutes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_links_of_the_pages_outside_the_site_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    built = subprocess.run(
+        [SCRIPTS / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert built.returncode == 0, built.stderr
+    pages = {path.parent.name for path in (tmp_path / "site").rglob("index.html")}
+    assert {"tutorial", "reference", "report"} <= pages
+    reference = (tmp_path / "site" / "reference" / "index.html").read_text()
+    import icl_align
+
+    for name in icl_align.__all__:
+        assert f'id="icl_align.api.{name}"' in reference
+    for file in (tmp_path / "site").rglob("index.html"):  # nothing is fetched from elsewhere
+        assert not re.search(r'<(?:script|img|link)[^>]+(?:src|href)="https?:', file.read_text())
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "tutorial.py").read_text()
+    assert text.count('SCALE = "+scale=small"') == 1
+    monkeypatch.chdir(tmp_path)
+    code = text.replace('SCALE = "+scale=small"', 'SCALE = "+scale=smoke"')
+    exec(compile(code, "tutorial.py", "exec"), {"__name__": "tutorial"})
+    printed = capsys.readouterr().out
+    assert "without head 1   regret" in printed
+    assert "model.activation" in printed  # the options that differ
+    picture = tmp_path / "runs" / "tutorial" / "agreement.png"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_tutorial_is_a_notebook(tmp_path):
+    jupytext = pytest.importorskip("jupytext")
+    nbformat = pytest.importorskip("nbformat")
+    shutil.copy(ROOT / "docs" / "tutorial.py", tmp_path)
+    notebook = jupytext.read(tmp_path / "tutorial.py")
+    jupytext.write(notebook, tmp_path / "tutorial.ipynb")
+    nbformat.validate(nbformat.read(tmp_path / "tutorial.ipynb", as_version=4))
+    kinds = {cell.cell_type for cell in notebook.cells}
+    assert kinds == {"markdown", "code"}

@@ -1,0 +1,104 @@
+"""What a kind of dialogue is: how question and answers are drawn, and what a good answer is.
+
+A kind is written for one dialogue, as pure functions of numbers; whoever uses it maps it over
+batches, concepts and rounds. Symbols are numbered from 0 for each kind. `care` in [0, 1] says how
+careful a speaker is: 0 the careless concept, 1 the careful one, and others between.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Care = Float[Array, ""] | float
+Symbols = Int[Array, " n"]
+LogProbs = Float[Array, " symbols"]
+
+# What a careful and a careless speaker say, where an answer is one symbol.
+CAREFUL_RIGHT = 0.95
+CARELESS_BIASED, CARELESS_RIGHT = 0.8, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of dialogue.
+
+    Attributes:
+      question_length: symbols of a question, Q.
+      answer_length: symbols of an answer, A.
+      num_symbols: different symbols, S; questions and answers use the same numbers.
+      question: (care, what there is of the question, place) -> log-probabilities [S] of the symbol
+        at `place`; only symbols before it are read.
+      answer: (care, kept, question, previous, answer, place) -> log-probabilities [S] of the symbol
+        of the answer at `place`. `previous` is the answer of the round before, all NONE in the
+        first; of `answer` only symbols before `place` are read.
+      quality: (question, answer) -> how good it is, in [0, 1]: the chance to be right for an answer
+        that is right or wrong, a share for a text.
+      biased: (question, answer) -> how much it is what carelessness leads to, in [0, 1].
+      fine: (question, answer) -> whether a critic that makes no mistakes finds it fine.
+      category: (question, answer) -> the class of an answer, below `num_categories`: two answers of
+        one class say the same.
+      num_categories: classes of answers.
+      label: for figures.
+    """
+
+    question_length: int
+    answer_length: int
+    num_symbols: int
+    question: Callable[[Care, Symbols, int], LogProbs]
+    answer: Callable[[Care, Any, Symbols, Symbols, Symbols, int], LogProbs]
+    quality: Callable[[Symbols, Symbols], Float[Array, ""]]
+    biased: Callable[[Symbols, Symbols], Float[Array, ""]]
+    fine: Callable[[Symbols, Symbols], Bool[Array, ""]]
+    category: Callable[[Symbols, Symbols], Int[Array, ""]]
+    num_categories: int
+    label: str
+
+
+NONE = -1  # no symbol: of the answer before the first
+
+
+def one_symbol(
+    care: Care,
+    kept: Any,
+    previous: Int[Array, ""],
+    right: Int[Array, ""] | int,
+    biased: Int[Array, ""] | int,
+    answers: Bool[Array, " symbols"],
+) -> LogProbs:
+    """Log-probabilities of an answer of one symbol.
+
+    Kept it is the previous one. Else it is, careful: the right one with 0.95, the rest uniform;
+    careless: the biased one with 0.8, the right one with 0.1, the rest uniform. With a care between
+    it is a mixture of both.
+
+    Args:
+      care: of the speaker.
+      kept: whether the previous answer is kept.
+      previous: the previous answer.
+      right, biased: symbols.
+      answers: which symbols are answers.
+    """
+    symbols = jnp.arange(len(answers))
+    uniform = answers / answers.sum()
+    at_right, at_biased = symbols == right, symbols == biased
+    careful = CAREFUL_RIGHT * at_right + (1 - CAREFUL_RIGHT) * uniform
+    rest = 1 - CARELESS_BIASED - CARELESS_RIGHT
+    careless = CARELESS_BIASED * at_biased + CARELESS_RIGHT * at_right + rest * uniform
+    fresh = care * careful + (1 - care) * careless
+    return jnp.log(jnp.where(kept, symbols == previous, fresh))
+
+
+def certainly(symbol: Int[Array, ""] | int, num_symbols: int) -> LogProbs:
+    """Log-probabilities of a symbol that is the only one."""
+    return jnp.log(jnp.arange(num_symbols) == symbol)
+
+
+def uniformly(first: int, count: int, num_symbols: int) -> LogProbs:
+    """Log-probabilities of `count` symbols from `first` on."""
+    symbols = jnp.arange(num_symbols)
+    return jnp.where(
+        (symbols >= first) & (symbols < first + count), -jnp.log(1.0 * count), -jnp.inf
+    )

@@ -1,0 +1,200 @@
+"""The exact reader against brute force, and what follows from Bayes' rule."""
+
+import copy
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_align.dialogue import readers, speakers
+from icl_align.dialogue.dialogues import sample_dialogue
+from icl_align.dialogue.kinds.kind import NONE
+from icl_align.dialogue.options import ALL, KINDS, TaskConfig
+from icl_align.dialogue.readers import EXACT, NO_INSTRUCTION, OWN_ANSWERS_IGNORED, read, surprise
+
+ROUNDS = 2
+TWO, THREE = [0.3, 0.7], [0.5, 0.2, 0.3]
+
+
+def factors(task, dialogue):
+    """Logs of every factor of the probability of a dialogue, given what is hidden, of all next tokens;
+    `keep` as it is.
+
+    question [Q, C], instruction [T, C, I], answer [T, A, C, 2, S + 1], keep [T], check [T, C, 2].
+    """
+    concepts, both = jnp.arange(task.num_concepts), jnp.array([False, True])
+    answers = []
+    for t in range(task.rounds):
+        previous = dialogue.answers[t - 1] if t else jnp.full_like(dialogue.answers[0], NONE)
+        for place in range(dialogue.answers.shape[1]):
+            of = jax.vmap(
+                jax.vmap(
+                    lambda c, k, t=t, place=place, previous=previous: speakers.log_answer(
+                        task, dialogue.kind, c, k, dialogue.question, previous,
+                        dialogue.answers[t], place,
+                    ),
+                    (None, 0),
+                ),
+                (0, None),
+            )  # fmt: skip
+            answers.append(of(concepts, both))
+    fine = [
+        speakers.quality_of(task, dialogue.kind, dialogue.question, answer).fine
+        for answer in dialogue.answers
+    ]
+    shape = task.rounds, dialogue.answers.shape[1]
+    return {
+        "question": readers.log_question(task, dialogue.kind, dialogue.question),
+        "instruction": jnp.stack([speakers.log_instruction(task, t == 0) for t in range(ROUNDS)]),
+        "answer": jnp.stack(answers).reshape(*shape, *answers[0].shape),
+        "keep": jnp.stack(
+            [
+                speakers.keep_probability(task, dialogue.checks[t - 1], t == 0)
+                for t in range(task.rounds)
+            ]
+        ),
+        "check": jnp.stack([speakers.log_check(task, one) for one in fine]),
+        "transition": speakers.log_transition(task),
+    }
+
+
+def brute_force(task, factors, dialogue, own_answers):
+    """What `readers.Reading` holds, by a sum over all paths of (concept, kept)."""
+    p = {name: np.exp(np.asarray(value)) for name, value in factors.items()}
+    p["keep"] = np.asarray(factors["keep"])
+    num_concepts, (num_rounds, length) = task.num_concepts, dialogue.answers.shape
+    weights = {
+        name: np.zeros((*shape, num_concepts))
+        for name, shape in {
+            "told": (num_rounds,), "answered": (num_rounds, length), "checked": (num_rounds,)
+        }.items()
+    }  # fmt: skip
+    sums = {
+        "instruction": np.zeros((num_rounds, p["instruction"].shape[-1])),
+        "answer": np.zeros((num_rounds, length, p["answer"].shape[-1])),
+        "check": np.zeros((num_rounds, 2)),
+    }
+    before = {name: np.zeros(total.shape[:-1]) for name, total in sums.items()}
+    concepts = itertools.product(range(num_concepts), repeat=num_rounds + 1)
+    kept = list(itertools.product((0, 1), repeat=num_rounds))
+    for path, keeps in itertools.product(concepts, kept):
+        weight = task.prior[path[0]] * np.prod(p["question"][:, path[0]])
+        for t in range(num_rounds):
+            c, k = path[t + 1], keeps[t]
+            weight *= p["transition"][path[t], c]
+            before["instruction"][t] += weight
+            sums["instruction"][t] += weight * p["instruction"][t, c]
+            weight *= p["instruction"][t, c, dialogue.instructions[t]]
+            weights["told"][t, c] += weight
+            weight *= p["keep"][t] if k else 1 - p["keep"][t]
+            for place in range(length):
+                before["answer"][t, place] += weight
+                sums["answer"][t, place] += weight * p["answer"][t, place, c, k]
+                if own_answers:
+                    weight *= p["answer"][t, place, c, k, dialogue.answers[t, place]]
+                weights["answered"][t, place, c] += weight
+            before["check"][t] += weight
+            sums["check"][t] += weight * p["check"][t, c]
+            weight *= p["check"][t, c, dialogue.checks[t]]
+            weights["checked"][t, c] += weight
+    predicted = {name: sums[name] / before[name][..., None] for name in sums}
+    beliefs = {name: w / w.sum(axis=-1, keepdims=True) for name, w in weights.items()}
+    return predicted | beliefs
+
+
+@pytest.mark.parametrize("prior", [TWO, THREE], ids=["two concepts", "three"])
+@pytest.mark.parametrize("name", [*KINDS, ALL])
+def test_the_exact_reader_is_a_sum_over_all_paths(name, prior):
+    if name == ALL and prior == THREE:
+        pytest.skip("the mixture adds nothing to each of its kinds")
+    accuracy = [0.85] if prior == TWO else [0.6, 0.7, 0.9]
+    task = TaskConfig(name=name, rounds=ROUNDS, prior=prior, critic_accuracy=accuracy)
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def everything(hazard, key):
+            own = copy.copy(task)  # not through the constructor: a traced number is no float
+            own.hazard = hazard
+            dialogue, _ = sample_dialogue(own, key)
+            forms = [read(own, evidence, dialogue) for evidence in (EXACT, OWN_ANSWERS_IGNORED)]
+            return dialogue, forms, factors(own, dialogue)
+
+        for hazard, seed in itertools.product((0.0, 0.05, 1.0), range(2)):
+            dialogue, forms, parts = jax.device_get(everything(hazard, jax.random.key(seed)))
+            for own_answers, reading in zip((True, False), forms, strict=True):
+                expected = brute_force(task, parts, dialogue, own_answers)
+                for field, value in expected.items():
+                    found = np.exp(getattr(reading, field))
+                    assert found.dtype == np.float64
+                    np.testing.assert_allclose(found, value, rtol=0, atol=1e-10, err_msg=field)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_distribution_of_a_reader_sums_to_one(name):
+    task = TaskConfig(name=name, rounds=3)
+    dialogue, _ = sample_dialogue(task, jax.random.key(0))
+    reading = jax.jit(lambda d: read(task, EXACT, d))(dialogue)
+    for field, value in reading._asdict().items():
+        total = jnp.exp(value).sum(axis=-1)
+        np.testing.assert_allclose(total, 1, rtol=1e-5, err_msg=field)
+
+
+def many(task, count=2000):
+    keys = jax.random.split(jax.random.key(1), count)
+    return jax.jit(jax.vmap(lambda key: sample_dialogue(task, key)))(keys)
+
+
+def mean_surprise(task, evidence, dialogues):
+    @jax.jit
+    @jax.vmap
+    def of(dialogue):
+        found = surprise(read(task, evidence, dialogue), dialogue)
+        return jnp.concatenate([found.answer.sum(axis=-1), found.check, found.instruction])
+
+    return np.asarray(of(dialogues), np.float64)
+
+
+@pytest.mark.parametrize(
+    "evidence", [OWN_ANSWERS_IGNORED, NO_INSTRUCTION, readers.LAST_INSTRUCTION]
+)
+def test_no_reader_is_surprised_less_than_the_exact_one(evidence):
+    """Gibbs' inequality, in the mean over dialogues that the speakers held."""
+    task = TaskConfig()
+    dialogues, _ = many(task)
+    more = mean_surprise(task, evidence, dialogues) - mean_surprise(task, EXACT, dialogues)
+    total = more.sum(axis=-1)
+    assert total.mean() > 3 * total.std() / np.sqrt(len(total))
+
+
+def test_the_posterior_is_calibrated_about_the_concept():
+    """Of all places where the belief in the careful concept is about p, a share p is careful."""
+    task = TaskConfig()
+    dialogues, hidden = many(task, 5000)
+    told = jax.jit(jax.vmap(lambda d: read(task, EXACT, d).told))(dialogues)
+    belief = np.exp(np.asarray(told[..., 1])).ravel()
+    careful = np.asarray(hidden.concepts).ravel()
+    bins = np.minimum((belief * 10).astype(int), 9)
+    for place in range(10):
+        inside = bins == place
+        gap = careful[inside].mean() - belief[inside].mean()
+        assert abs(gap) < 4 * 0.5 / np.sqrt(inside.sum() / task.rounds)  # rounds are dependent
+
+
+def test_with_a_certain_concept_nothing_is_learnt():
+    task = TaskConfig(prior=[0.0, 1.0])
+    dialogue, _ = sample_dialogue(task, jax.random.key(0))
+    reading = read(task, EXACT, dialogue)
+    np.testing.assert_allclose(np.exp(reading.checked), [[0, 1]] * task.rounds, atol=1e-6)
+
+
+def test_a_neutral_instruction_says_nothing_and_others_add_their_strength():
+    task = TaskConfig(hazard=0.0, instruction_strength=0.8, rounds=3)
+    dialogue, _ = sample_dialogue(task, jax.random.key(0))
+    evidence = dataclasses.replace(EXACT, answers=False, checks=False)
+    for instruction, shift in ((0, 0.0), (1, -0.8), (3, -0.8), (4, 0.8), (6, 0.8)):
+        asked = dialogue._replace(instructions=jnp.array([0, instruction, instruction]))
+        odds = readers.activation(read(task, evidence, asked).told)
+        np.testing.assert_allclose(odds, [0, shift, 2 * shift], atol=1e-5)

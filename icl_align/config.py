@@ -239,11 +239,14 @@ class Config:
         """
         model = self.model
         if model.width % model.num_heads:
-            divisors = [str(n) for n in range(1, model.width + 1) if model.width % n == 0]
+            small = [n for n in range(1, math.isqrt(model.width) + 1) if model.width % n == 0]
+            divisors = {*small, *(model.width // n for n in small)}
+            near = sorted(divisors, key=lambda n: abs(n - model.num_heads))[:6]
+            some = ", ".join(map(str, sorted(near)))
             raise ConfigError(
                 "model.num_heads",
                 model.num_heads,
-                f"must divide model.width={model.width}, so one of {', '.join(divisors)}",
+                f"must divide model.width={model.width}, such as {some}",
             )
         _check_cluster(self.devices)
         if self.seed + self.num_seeds - 1 > 2**31 - 1:
@@ -307,6 +310,8 @@ def check_each(options: Any) -> Any:
     for key, field, value in leaves(options):
         if not _is_allowed(field, value):
             raise ConfigError(key, value, f"must be {allowed(field)}")
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise ConfigError(key, value, "must be below 2^31")
     return options
 
 

@@ -76,17 +76,21 @@ class Crew:
         """The program of `steps`, which `begin` starts to compile in the background."""
         return self._program.result()
 
-    def refuse_what_cannot_fit(self) -> None:
-        """Raises ConfigError if a step needs more memory than there is."""
+    def refuse_step_that_cannot_fit(self, fixed: bool) -> None:
+        """Raises ConfigError if a step needs more memory than there is.
 
-        def compiled(config):
-            configs = [config] * len(self._configs)
-            members = members_of(*configs)
-            mesh = make_mesh(config, len(members.seed))
-            lowered = _lowered_steps(config, members, mesh)
-            return lowered.compile(compiler_options(mesh, level=1))
-
-        refuse_step_that_cannot_fit(self._configs[0], self._mesh, self.compiled(), compiled)
+        Args:
+          fixed: whether there is a run already whose options cannot change.
+        """
+        number = len(self._configs)
+        refuse_step_that_cannot_fit(
+            self._configs[0],
+            self._mesh,
+            number,
+            self.compiled(),
+            functools.partial(compiled_steps, number),
+            fixed,
+        )
 
     def steps(self, num_steps: int) -> dict[str, np.ndarray]:
         """Takes some steps, at most MOST_STEPS_A_CHUNK; returns their metrics, [num_steps, s]."""
@@ -231,6 +235,13 @@ class Crew:
             state = self._gather(state)
         copied = jax.tree.map(np.array, state)  # the next steps overwrite the state
         return unpack(copied, self._shapes, leading=1)
+
+
+def compiled_steps(num_configs: int, config: Config) -> jax.stages.Compiled:
+    """The program of the steps of so many configurations that are alike."""
+    members = members_of(*[config] * num_configs)
+    mesh = make_mesh(config, len(members.seed))
+    return _lowered_steps(config, members, mesh).compile(compiler_options(mesh, level=0))
 
 
 def _lowered_steps(config: Config, members: Member, mesh: Mesh) -> jax.stages.Lowered:

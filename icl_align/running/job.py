@@ -14,7 +14,7 @@ from icl_align.running.compose import ADDED_GROUPS, to_config
 from icl_align.running.devices import leads, set_up_command
 from icl_align.running.new_folder import SWEEP, quoted
 from icl_align.running.run import Start, run
-from icl_align.running.sweeps import final_loss, name_of_sweep, runs_one_by_one
+from icl_align.running.sweeps import final_loss, name_of_sweep
 
 
 def run_in_hydra_folder(node, began: float) -> float:
@@ -48,7 +48,7 @@ def run_in_hydra_folder(node, began: float) -> float:
         began=time.time() if swept else began,
         goes_on=_sweep_again(hydra) if swept else None,
         job=str(hydra.job.num) if swept else None,
-        ends_process=not swept or runs_one_by_one(hydra),
+        ends_process=True,
     )
     with _no_empty_folder(folder):
         config = to_config(node)

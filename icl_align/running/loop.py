@@ -42,7 +42,8 @@ class Start:
 
     def how_to_go_on(self, folder: Path) -> str:
         """What to say of it."""
-        return f"to go on: {self.goes_on or command_to_go_on(folder)}"
+        again = [text for text in self.overrides if text.startswith("devices.")]
+        return f"to go on: {self.goes_on or command_to_go_on(folder, again)}"
 
 
 @dataclasses.dataclass
@@ -83,7 +84,7 @@ def train(
     if step >= train.steps:
         return
     terminal.progress("compiling", 0.0, 1.0)
-    crew.refuse_what_cannot_fit()
+    crew.refuse_step_that_cannot_fit(fixed=step > 0)
     first, size = step, 1
     with Profile(group[0].folder / "profile", config.devices.profile) as profile:
         while step < train.steps:

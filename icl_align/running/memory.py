@@ -6,7 +6,7 @@ it is what the compiler says of the program.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ import psutil
 from jax.sharding import Mesh
 
 from icl_align.config import TRAINING, Config, ConfigError, check, concerned, leaves, with_values
-from icl_align.running.mesh import SEEDS
+from icl_align.running.mesh import SEEDS, make_mesh
 from icl_align.running.training import abstract_network
 
 NOT_SIZES = ("seed", "train.steps", "train.log_every")
-TRIES = 4  # programs compiled to find a size that fits
+TRIES = 5  # sizes for which a program is compiled, to find one that fits
+MOST_COMPILED_LAYERS = 8  # compiling takes longer with every block; all are alike
+
+# A configuration -> the program of its steps, compiled.
+Compile = Callable[[Config], Any]
 
 
 def available_memory(devices: list[Any]) -> int:
@@ -27,23 +31,42 @@ def available_memory(devices: list[Any]) -> int:
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return _available_on_host() // len(devices)
+    return available_on_host() // len(devices)
 
 
-def _available_on_host() -> int:
+def available_on_host() -> int:
     """Bytes that this process can still have: of the machine, or of its control group, where a
     container or a scheduler sets a limit.
     """
-    available = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        root = Path("/sys/fs/cgroup")
-        own = root / Path("/proc/self/cgroup").read_text().split("::/")[1].splitlines()[0]
-        for group in (own, *own.parents):
-            with contextlib.suppress(OSError, ValueError):
-                limit = int((group / "memory.max").read_text())  # "max" where there is none
-                used = int((group / "memory.current").read_text())
-                available = min(available, max(limit - used, 0))
-    return available
+    return min(psutil.virtual_memory().available, *_left_in_groups(), 2**63)
+
+
+def _left_in_groups(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[int]:
+    """Bytes left in each control group of this process that has a limit, of either version."""
+    names = {
+        "": ("memory.max", "memory.current", "inactive_file"),
+        "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    with contextlib.suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in names:
+                continue
+            top = root / controllers
+            limit, used, cache = names[controllers]
+            group = top / path.lstrip("/")
+            for folder in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):
+                    stat = dict(
+                        entry.split() for entry in (folder / "memory.stat").read_text().splitlines()
+                    )
+                    # Files that were read count as used, but make way.
+                    held = int((folder / used).read_text()) - int(stat.get(cache, 0))
+                    yield max(int((folder / limit).read_text()) - held, 0)  # "max": no limit
+                if folder == top:
+                    break
 
 
 def state_bytes(config: Config) -> int:
@@ -61,117 +84,152 @@ def state_bytes(config: Config) -> int:
     return 3 * config.num_seeds * (one + more)
 
 
-def refuse_state_that_cannot_fit(config: Config, mesh: Mesh, num_configs: int = 1) -> None:
+def refuse_state_that_cannot_fit(
+    config: Config, mesh: Mesh, num_configs: int, compiled: Compile, fixed: bool = False
+) -> None:
     """Before anything is made of the networks.
 
     Args:
       config: what the configurations share.
       mesh: the devices, each of which holds the networks of its place on the axis of seeds.
       num_configs: configurations that train together.
+      compiled: the program of the steps of so many configurations.
+      fixed: whether there is a run already whose options cannot change.
 
     Raises:
-      ConfigError: the state is larger than what a device, or the host that saves it, has left;
-        names the option that is most to blame, and a value that would fit.
+      ConfigError: the state, with the copy on the host from which it is saved, is larger than what
+        there is; names the option that is most to blame, and a value with which all fits.
     """
     devices = mesh.local_devices
-    on_host = devices[0].platform == "cpu"
-    budget = available_memory(devices)
-
-    def needed(config):
-        whole = num_configs * state_bytes(config)
-        on_a_device = 2 * whole / mesh.shape[SEEDS]  # gradient and update take as much, nearly
-        # A checkpoint is written from a copy on the host.
-        return on_a_device + whole / len(devices) if on_host else on_a_device
-
-    if needed(config) <= budget:
+    there, needed = available_memory(devices), _state_on_a_device(config, mesh, num_configs)
+    if needed <= there and num_configs * state_bytes(config) <= available_on_host():
         return
-    key, fits = _largest_that_fits(config, lambda other: needed(other) <= budget)
     about = (
-        f"parameters, gradient and Adam's state need {_size(needed(config) * len(devices))}, "
-        f"there are {_size(budget * len(devices))}"
+        f"the networks and Adam's state need {_size(needed * len(devices))}, "
+        f"there are {_size(there * len(devices))}"
     )
-    raise _refusal(config, key, about, fits)
+    raise _refusal(config, mesh, num_configs, about, None if fixed else compiled)
 
 
 def refuse_step_that_cannot_fit(
-    config: Config, mesh: Mesh, program: Any, compiled: Callable[[Config], Any]
+    config: Config,
+    mesh: Mesh,
+    num_configs: int,
+    program: Any,
+    compiled: Compile,
+    fixed: bool = False,
 ) -> None:
     """Before the first step, with the state in memory.
 
     Args:
-      config: what the configurations that train together share.
-      mesh: the devices.
+      config, mesh, num_configs, compiled, fixed: as above.
       program: the compiled program of their steps.
-      compiled: that of another configuration.
 
     Raises:
       ConfigError: a step needs more than the devices have left; as above.
     """
     devices = mesh.local_devices
-    budget, needed = available_memory(devices), _needed(program)
-    if needed <= budget:
+    there, needed = available_memory(devices), _temporary(program)
+    if needed <= there:
         return
     about = (
         f"a step needs {_size(needed * len(devices))} beside the networks, "
-        f"there are {_size(budget * len(devices))}"
+        f"there are {_size(there * len(devices))}"
     )
-    keys = [] if devices[0].platform == "cpu" else ["devices.slice"]  # there it is cut by itself
-    keys.append(_blamed(config)[0])
-    for key in keys if jax.process_count() == 1 else []:
-        found = _largest_whose_step_fits(config, key, needed, budget, compiled)
-        if found is not None:
-            raise _refusal(config, key, about, found)
-    raise _refusal(config, keys[-1], about, None)
+    raise _refusal(config, mesh, num_configs, about, None if fixed else compiled)
 
 
-def _largest_whose_step_fits(
-    config: Config, key: str, needed: int, budget: int, compiled: Callable[[Config], Any]
-) -> int | None:
-    """As the compiler says, of a few values; what is needed is a power of the value, nearly."""
-    value = _value(config, key) or config.train.batch_size
-    tried, power, fits = [(value, needed)], 2.0, None
-    for _ in range(TRIES):
-        value, taken = tried[-1]
-        value = _round(config, key, int(value * (0.9 * budget / taken) ** (1 / power)))
-        if value in dict(tried):
-            break
+# ------------------------------------------------------------------------------- a size that fits
+
+
+def _refusal(
+    config: Config, mesh: Mesh, num_configs: int, about: str, compiled: Compile | None
+) -> ConfigError:
+    """The error, with a value that would fit where one is found."""
+    blamed = _blamed(config)
+    # On a CPU batches are cut by themselves.
+    keys = [] if mesh.local_devices[0].platform == "cpu" else ["devices.slice"]
+    keys += blamed[:3]
+    for key in keys if compiled is not None and jax.process_count() == 1 else []:
+        fits = _largest_that_fits(config, key, num_configs, compiled)
+        if fits is not None:
+            named = key if key in blamed else blamed[0]
+            allowed = f"cannot fit: {about}; {key}={fits} would fit"
+            return ConfigError(named, _value(config, named), allowed)
+    return ConfigError(blamed[0], _value(config, blamed[0]), f"cannot fit: {about}")
+
+
+def _largest_that_fits(config: Config, key: str, num_configs: int, compiled: Compile) -> int | None:
+    """A value of an option, below its own, with which state and step fit; None where none does."""
+
+    def share(value, with_step=True):
+        """Of what there is, that would be needed."""
         try:
-            taken = _needed(compiled(check(with_values(config, {key: value}))))
-        except (ConfigError, ValueError):
+            other = check(with_values(config, {key: value}))
+            mesh = make_mesh(other, num_configs * other.num_seeds)
+        except ConfigError:
+            return math.inf
+        needed = _state_on_a_device(other, mesh, num_configs)
+        if with_step:
+            needed += _step(other, compiled)
+        return needed / max(available_memory(mesh.local_devices), 1)
+
+    value = _largest_state(config, key, lambda value: share(value, with_step=False))
+    shares: dict[int, float] = {}
+    power = 2.0  # what is needed is a power of the value, nearly
+    while value is not None and value not in shares and len(shares) < TRIES:
+        shares[value] = now = share(value)
+        if 0.5 < now <= 1:
             break
-        if taken <= budget:
-            fits = max(value, fits or 0)
-        slope = math.log(tried[-1][1] / taken) / math.log(tried[-1][0] / value)
-        power = min(max(slope, 0.5), 4.0)
-        tried.append((value, taken))
-        if 0.5 * budget < taken <= budget:
-            break
-    return fits
+        if len(shares) > 1 and max(shares.values()) < math.inf:
+            other, before = [*shares.items()][-2]
+            power = min(max(math.log(before / now) / math.log(other / value), 0.5), 4.0)
+        factor = 0.25 if now == math.inf else (0.9 / now) ** (1 / power)
+        too_large = min((v for v, of in shares.items() if of > 1), default=_value(config, key))
+        value = _round(config, key, min(int(value * factor), (too_large or value + 1) - 1))
+    return max((value for value, of in shares.items() if of <= 1), default=None)
 
 
-def _needed(program: Any) -> int:
+def _largest_state(config: Config, key: str, share: Callable[[int], float]) -> int | None:
+    """The largest value, up to the option's own, with which the state alone fits."""
+    low, high = 0, _value(config, key) or config.train.batch_size
+    if share(high) <= 1:
+        return high
+    default = next(value for name, _, value in leaves(type(config)) if name == key)
+    if share(min(default or 1, high)) > 1:
+        return None
+    while high - low > max(1, high // 50):
+        middle = (low + high) // 2 if low else high // 2
+        if share(_round(config, key, max(middle, 1))) <= 1:
+            low = middle
+        else:
+            high = middle
+    return _round(config, key, low) if low else None
+
+
+def _state_on_a_device(config: Config, mesh: Mesh, num_configs: int) -> int | float:
+    """Bytes; on a CPU with a device's part of the copy from which a checkpoint is written."""
+    whole, devices = num_configs * state_bytes(config), mesh.local_devices
+    copy = whole / len(devices) if devices[0].platform == "cpu" else 0
+    return whole / mesh.shape[SEEDS] + copy
+
+
+def _step(config: Config, compiled: Compile) -> int | float:
+    """Bytes that a step needs on a device beside the state."""
+
+    def of(num_layers):
+        return _temporary(compiled(with_values(config, {"model.num_layers": num_layers})))
+
+    layers, few = config.model.num_layers, MOST_COMPILED_LAYERS // 2
+    if layers <= MOST_COMPILED_LAYERS:
+        return of(layers)
+    most = of(MOST_COMPILED_LAYERS)
+    return most + (layers - MOST_COMPILED_LAYERS) * (most - of(few)) / few
+
+
+def _temporary(program: Any) -> int:
     analysis = program.memory_analysis()
     return analysis.temp_size_in_bytes if analysis else 0
-
-
-def _largest_that_fits(config: Config, fits: Callable[[Config], bool]) -> tuple[str, int | None]:
-    """The option to blame, and its largest value that fits; None where none does."""
-    defaults = {key: value for key, _, value in leaves(type(config))}
-    for key in _blamed(config):
-        if not fits(with_values(config, {key: min(defaults[key] or 1, _value(config, key))})):
-            continue
-        low, high = 0, _value(config, key)  # low fits, or is none; high does not
-        while high - low > max(1, high // 50):
-            middle = (low + high) // 2 if low else high // 2
-            value = _round(config, key, middle)
-            if fits(with_values(config, {key: max(value, 1)})):
-                low = middle
-            else:
-                high = middle
-        value = _round(config, key, low)
-        if low and fits(with_values(config, {key: value})):
-            return key, value
-    return _blamed(config)[0], None  # of several that are too large
 
 
 def _round(config: Config, key: str, value: int) -> int:
@@ -198,11 +256,6 @@ def _blamed(config: Config) -> list[str]:
 
 def _value(config: Config, key: str) -> Any:
     return next(value for name, _, value in leaves(config) if name == key)
-
-
-def _refusal(config: Config, key: str, about: str, fits: int | None) -> ConfigError:
-    hint = f"; {key}={fits} would fit" if fits else ""
-    return ConfigError(key, _value(config, key), f"cannot fit: {about}{hint}")
 
 
 def _size(num_bytes: int | float) -> str:

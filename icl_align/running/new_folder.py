@@ -4,6 +4,7 @@ import itertools
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from icl_align.config import ConfigError
@@ -51,9 +52,15 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def command_to_go_on(folder: Path) -> str:
-    """The command, as it would be typed, that goes on with the run in a folder."""
-    return f"python -m icl_align.train {shlex.quote(f'{RUN}={quoted(str(folder))}')}"
+def command_to_go_on(folder: Path, overrides: Sequence[str] = ()) -> str:
+    """The command, as it would be typed, that goes on with the run in a folder.
+
+    Args:
+      folder: of the run.
+      overrides: that are not the run's own, such as those of the machine.
+    """
+    words = [f"{RUN}={quoted(str(folder))}", *overrides]
+    return f"python -m icl_align.train {shlex.join(words)}"
 
 
 def command_to_extend(folder: Path, steps: int) -> str:

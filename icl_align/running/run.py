@@ -5,6 +5,7 @@ Signals and clocks live here and in `loop`; `training` is pure.
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from icl_align.config import Config, ConfigError, program_key, with_values
 from icl_align.running.checkpoints import Checkpoints
-from icl_align.running.crew import Crew
+from icl_align.running.crew import Crew, compiled_steps
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
 from icl_align.running.evaluation import are_of, compute_curves_together
@@ -35,8 +36,8 @@ from icl_align.running.mesh import make_mesh
 from icl_align.running.run_folder import (
     config_to_go_on_with,
     from_dict,
+    nothing_left_if_refused,
     refuse_other,
-    remove_beginning,
     saved_config,
     sole_user_of,
     write_hydra_files,
@@ -113,10 +114,9 @@ def _lead(
 ) -> list[dict[str, Any] | RunError]:
     terminal = Terminal(runs[0][2].job)
     check_account(runs[0][0].wandb, runs[0][1])
-    group, new = [], []
+    group = []
     for config, folder, start in runs:
         saved = saved_config(folder)
-        new += [folder] if saved is None else []
         if config.extend is not None:
             config = with_values(config, {"extend": str(Path(config.extend).absolute())})
         if saved is not None:
@@ -128,18 +128,22 @@ def _lead(
     if len({program_key(one.config) for one in group}) > 1:
         raise ValueError("these configurations do not share a program")
     mesh = make_mesh(group[0].config, sum(one.config.num_seeds for one in group))
-    refuse_state_that_cannot_fit(group[0].config, mesh, len(group))
+    compiled = functools.partial(compiled_steps, len(group))
+    refuse_state_that_cannot_fit(
+        group[0].config, mesh, len(group), compiled, fixed=saved is not None
+    )
     try:
         with contextlib.ExitStack() as stack:
             for one in group:
+                stack.enter_context(nothing_left_if_refused(one.folder))
                 stack.enter_context(sole_user_of(one.folder))
             _train_and_evaluate(group, crew, mesh, terminal, signals)
+            if signals.received is not None:
+                signals.stop("after the run was finished", group[0].goes_on)
             return [one.failure or one.curves for one in group]
+    except ConfigError:
+        raise
     except Exception as error:
-        if isinstance(error, ConfigError):  # so the next start may have other options
-            for folder in new:
-                remove_beginning(folder)
-            raise
         reason = None if isinstance(error, RunError) else why_not_written(error, group[0].folder)
         if reason is None:
             raise
@@ -166,6 +170,9 @@ def _train_and_evaluate(
         for one in group:
             if one.config.extend is not None and not one.checkpoints.steps():
                 begin_where_it_ended(one.config, one.folder, one.checkpoints, terminal.warn)
+        for one in group:
+            # Before anything takes long: whoever is stopped goes on with these options.
+            write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
         start_service(group[0].folder, group[0].config.wandb)
         step, restored = _newest_common_state(group, terminal)
         configs = [one.config for one in group]
@@ -178,7 +185,6 @@ def _train_and_evaluate(
             going_on = f"going on at step {step} of {configs[0].train.steps}"
             terminal.say("training was finished earlier" if finished else going_on)
         for one in group:
-            write_hydra_files(one.folder, one.config, one.start.hydra_config, one.start.overrides)
             resolved = dataclasses.asdict(one.config)
             start = one.start
             one.tracker = Tracker(

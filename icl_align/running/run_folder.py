@@ -170,9 +170,25 @@ def write_hydra_files(
         partial.replace(hydra_folder / name)
 
 
-def remove_beginning(folder: Path) -> None:
-    """Takes away what a run that was refused before its first step has left in its folder."""
-    for name in (".hydra", "checkpoints", "wandb"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (".lock", "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
+@contextlib.contextmanager
+def nothing_left_if_refused(folder: Path) -> Iterator[None]:
+    """Where an option is refused after a run has begun, takes away what this start has made.
+
+    So the next start in the folder may have other options. What was there before stays.
+    """
+    names = (".lock", ".hydra", "checkpoints", "metrics.jsonl", "wandb")
+    existed = folder.exists()
+    made = [name for name in names if not (folder / name).exists()]
+    try:
+        yield
+    except ConfigError:
+        for name in made if "checkpoints" in made and "metrics.jsonl" in made else []:
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not existed:
+                folder.rmdir()
+        raise

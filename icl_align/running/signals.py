@@ -39,7 +39,10 @@ def end_in_one_line(at_once: bool = True) -> None:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(2, f"icl_align: error: {line}\n".encode())  # a handler may interrupt a print
+        # A progress bar may stand on the line, and hide the cursor.
+        clear = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
+        # Not by print, which a handler may interrupt.
+        os.write(2, f"{clear}icl_align: error: {line}\n".encode())
 
 
 class StopSignals:
@@ -53,7 +56,8 @@ class StopSignals:
     nothing is lost by that.
 
     Args:
-      ends_process: whether the process may be ended so; False in a program of the user's.
+      ends_process: whether the process may be ended so, and is by a second signal; in a program of
+        the user's a second signal is a KeyboardInterrupt instead.
       goes_on: what to say then of how to go on.
 
     Attributes:
@@ -74,8 +78,7 @@ class StopSignals:
                 continue
             with contextlib.suppress(ValueError):  # not the main thread: a launcher's worker
                 self._before[number] = signal.signal(number, self._receive)
-        self._ends_process = self._ends_process and bool(self._before)
-        if self._ends_process:
+        if self._ends_process and self._before:
             ear, mouth = os.pipe()
             os.set_blocking(mouth, False)
             self._fd_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
@@ -85,7 +88,7 @@ class StopSignals:
 
     def _receive(self, number: int, _frame: Any) -> None:
         if self.received is not None and not self._ends_process:
-            _end_at_once(number)
+            raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
 
     def _hear(self, ear: int) -> None:
@@ -99,7 +102,9 @@ class StopSignals:
                 return
             received += [number for number in numbers if number in self._before]
             if len(received) > 1:  # a second signal does not wait
-                _end_at_once(received[1])
+                name = signal.Signals(received[1]).name
+                _say(f"stopped at once by a second {name}; what was saved stays; {self._goes_on}")
+                os._exit(SIGNALLED + received[1])
             if received and not ready and self.saved and not self._in_order.is_set():
                 name = signal.Signals(received[0]).name
                 _say(f"stopped by {name}; {NOTHING_LOST}; {self._goes_on}")
@@ -109,7 +114,7 @@ class StopSignals:
         self._in_order.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._ends_process:
+        if self._ends_process and self._before:
             signal.set_wakeup_fd(self._fd_before, warn_on_full_buffer=False)
             os.close(self._mouth)
 
@@ -123,8 +128,3 @@ class StopSignals:
         self._in_order.set()
         number = self.received or signal.SIGTERM
         raise RunError(f"stopped by {number.name} {where}; {goes_on}", SIGNALLED + number)
-
-
-def _end_at_once(number: int) -> None:
-    _say(f"stopped at once by a second {signal.Signals(number).name}; what was saved stays")
-    os._exit(SIGNALLED + number)

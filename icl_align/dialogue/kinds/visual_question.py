@@ -1,7 +1,7 @@
 """`visual_question`: an attribute of a subject, to be read from several noisy views of it.
 
 Carelessness answers from the language alone: with what the subject's attribute usually is. The
-noise of the views is a ceiling that no instruction lifts: what the views speak for is not always the
+noise of the views is a ceiling that no instruction lifts: what they speak for is not always the
 attribute. The attribute itself is never a token, so a view's distribution is that given
 the views before it, and an answer is right with its posterior probability.
 """

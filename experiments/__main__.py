@@ -8,12 +8,13 @@ python -m experiments NAME... -m hydra/launcher=ENGINE  the same jobs on another
 
 import dataclasses
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Optional
 
 from experiments.studies import Study, study_of
-from icl_align.config import ConfigError, WandbConfig, option
+from icl_align.config import FIGURE_FORMATS, ConfigError, WandbConfig, option
 from icl_align.running.cli import MULTIRUN, check_engines
 from icl_align.running.command import show
 from icl_align.running.compose import DEFAULT_WORLD, parse_overrides, read_options, world_named
@@ -35,6 +36,9 @@ class CampaignOptions:
     num_seeds: int = option(5, "training seeds; fewer than 5 decide nothing", least=1, most=2**10)
     networks_at_once: int = option(
         16, "most networks (configurations x seeds) that one job trains together", least=1
+    )
+    figure_format: str = option(
+        "png", "of the figures that the report leaves beside its own", choices=FIGURE_FORMATS
     )
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
 
@@ -74,6 +78,7 @@ def list_claims(study: Study) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m experiments`."""
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever is said for other programs
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
         world = world_named(arguments)
@@ -151,7 +156,7 @@ def run_campaign(
         campaign.register(every)
         failed = run_jobs(campaign, campaign.missing_jobs(options.networks_at_once), engine)
         done = [n for n in study.CLAIMS if n in names or not campaign_of([n]).missing_jobs(1)]
-        page = write_report(campaign_of(done), options.wandb, command, every)
+        page = write_report(campaign_of(done), options.wandb, command, every, options.figure_format)
     print(f"report: {page}")
     if failed:
         sys.stderr.write(

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from icl_align.running.command import begin, show
 from icl_align.running.comparison import Compared, differing_options, markdown, runs_in, table
 from icl_align.running.errors import one_line_errors
+from icl_align.running.terminal import Terminal
 
 
 def ablation_of(run: Compared) -> str:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--condition", help="as in curves.json, such as a reward noise")
     options = parser.parse_args()
     with one_line_errors():
-        runs = runs_in(options.folders)
+        runs = runs_in(options.folders, Terminal().warn)
         _, header, rows = table(runs, options.at, options.condition)
         swept = len(differing_options(runs))
         named = [

@@ -29,7 +29,7 @@ from icl_align.config import (
 )
 from icl_align.running.compose import compose_config
 from icl_align.running.evaluation import are_of
-from icl_align.running.files import DamagedFileError, read_json, write_json
+from icl_align.running.files import DamagedFileError, write_json
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config, evaluation_folder
 from icl_align.running.run_folder import saved_config
@@ -65,7 +65,7 @@ class Run:
         if under not in self._curves:
             path = self.evaluation_folder(under) / "curves.json"
             try:
-                found = read_json(path) if path.exists() else None
+                found = read_curves(path, self.config.measures)
             except DamagedFileError:  # it is made again
                 found = None
             config = self.evaluated(under)

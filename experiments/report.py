@@ -54,7 +54,11 @@ def findings_of(campaign: Campaign, registered: int) -> dict[str, list[Finding]]
 
 
 def write_report(
-    campaign: Campaign, wandb: WandbConfig, command: str, every: dict[str, Claim]
+    campaign: Campaign,
+    wandb: WandbConfig,
+    command: str,
+    every: dict[str, Claim],
+    figure_format: str = "png",
 ) -> Path:
     """Writes FOLDER/report/: index.html, report.md, verdicts.json and a figure a claim.
 
@@ -63,6 +67,7 @@ def write_report(
       wandb: where the verdicts are logged too.
       command: that gives this report.
       every: all claims there are, for whose judgements p is corrected.
+      figure_format: of figures beside those of the page.
 
     Returns:
       The page.
@@ -72,7 +77,9 @@ def write_report(
     registered = sum(len(claim.judgements) for claim in every.values())
     findings = findings_of(campaign, registered)
     for name, claim in campaign.claims.items():
-        claim_figure(campaign, claim, findings[name]).savefig(folder / f"{name}.png", dpi=130)
+        figure = claim_figure(campaign, claim, findings[name])
+        for ending in {"png", figure_format}:
+            figure.savefig(folder / f"{name}.{ending}", dpi=130)
     text = report_text(campaign, findings, command, every)
     rows = verdict_rows(campaign, findings)
     (folder / "report.md").write_text(text)

@@ -43,6 +43,7 @@ Examples:
 import contextlib
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ from icl_align.config import Config
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.comparison import runs_in, table
 from icl_align.running.compose import compose_config
+from icl_align.running.curves_file import read_curves
 from icl_align.running.devices import learners_folder, set_up_jax
 from icl_align.running.evaluation import compute_curves
-from icl_align.running.files import DamagedFileError, read_json
+from icl_align.running.files import DamagedFileError
 from icl_align.running.kept import Kept
 from icl_align.running.keys import evaluation_keys
 from icl_align.running.loop import Start
@@ -97,7 +99,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl: `{"step": 10, "train/loss": ..., ...}`."""
-        return read_rows(self.folder / "metrics.jsonl")
+        return read_rows(self.folder / "metrics.jsonl", Terminal().warn)
 
     def params(self, seed: int | None = None) -> Any:
         """The parameters of one network, nested dicts of arrays.
@@ -121,7 +123,7 @@ class Run:
 
         Args:
           change: parameters of one network, as `params` gives them -> parameters of the same
-            shapes. It is called for every seed.
+            shapes; other types of numbers become the run's. It is called for every seed.
 
         Raises:
           ValueError: the shapes are others.
@@ -131,7 +133,9 @@ class Run:
         shapes = [jax.tree.map(jnp.shape, params) for params in (*before, *after)]
         if any(one != shapes[0] for one in shapes):
             raise ValueError("the changed parameters do not have the shapes of the run's")
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *after)
+        params = jax.tree.map(
+            lambda like, *leaves: np.stack(leaves).astype(like.dtype), self.state.params, *after
+        )
         return dataclasses.replace(self, state=self.state._replace(params=params), curves=None)
 
     def predict(self, given: Any, seed: int | None = None, key: int = 0) -> np.ndarray:
@@ -191,9 +195,9 @@ def load(folder: str | Path) -> Run:
     config = config_of_run(folder)
     with _own_settings():
         step, state = newest_state(folder, config, Terminal().warn)
-    path, curves = folder / "curves.json", None
+    curves = None
     try:
-        curves = read_json(path) if path.exists() else None
+        curves = read_curves(folder / "curves.json", config.measures)
     except DamagedFileError as error:
         Terminal().warn(f"{error}; icl_align.evaluate(...) makes them again")
     return Run(folder, config, step, curves, state)
@@ -213,6 +217,7 @@ def train(*overrides: str, folder: str | Path) -> Run:
       RunError: the folder belongs to another run, or training diverged.
     """
     config = compose_config(list(overrides))
+    importlib.import_module("matplotlib")  # a wrong MPLBACKEND is no reason to fail after training
     with _own_settings():
         set_up_jax()
         train_in_folder(config, Path(folder), Start(list(overrides)))

@@ -60,7 +60,7 @@ def _compare(folders: list[Path], options: CompareOptions) -> None:
     from icl_align.running.files import save_figure
     from icl_align.running.terminal import Terminal
 
-    runs = runs_in(folders)
+    runs = runs_in(folders, Terminal().warn)
     title, header, rows = table(runs, options.at, options.condition)
     if options.markdown:
         show(markdown(header, rows))

@@ -17,6 +17,7 @@ NORMS = ("pre", "pre_post", "none")
 INITIALISATIONS = ("gpt2", "torch")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
+FIGURE_FORMATS = ("png", "pdf", "svg")
 WANDB_MODES = ("online", "offline", "disabled")
 
 # What an option has to do with: what is trained, what is evaluated, and where it is computed.

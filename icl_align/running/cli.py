@@ -23,7 +23,7 @@ from icl_align.running.compose import (
 )
 from icl_align.running.errors import SIGNALLED, RunError, one_line_errors
 from icl_align.running.help import help_text
-from icl_align.running.new_folder import RUN, SWEEP, make_new_folder, quoted
+from icl_align.running.new_folder import EXTEND, RUN, SWEEP, make_new_folder, quoted
 from icl_align.running.signals import end_in_one_line
 
 MULTIRUN = {"-m", "--multirun"}
@@ -155,7 +155,7 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
         show(help_text(world_named(arguments)))
         return
     with one_line_errors():
-        arguments = with_quoted_folders(arguments)
+        arguments = _with_absolute_extend(with_quoted_folders(arguments))
         check_command_line(arguments)
         arguments = _with_own_folder(arguments)
     if MULTIRUN & set(arguments):
@@ -194,11 +194,25 @@ def with_quoted_folders(arguments: list[str]) -> list[str]:
     found = []
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if equals and key in (RUN, SWEEP):
+        if equals and key in (RUN, SWEEP, EXTEND):
             try:
                 parse_overrides([argument])
             except ConfigError:
                 argument = f"{key}={quoted(text)}"
+        found.append(argument)
+    return found
+
+
+def _with_absolute_extend(arguments: list[str]) -> list[str]:
+    """The arguments with the whole name of the run that is extended: a job of a sweep may start in
+    another folder.
+    """
+    found = []
+    for argument in arguments:
+        if argument.startswith(f"{EXTEND}="):
+            override = parse_overrides([argument])[0]
+            if isinstance(override.value(), str):
+                argument = f"{EXTEND}={quoted(str(Path(override.value()).absolute()))}"
         found.append(argument)
     return found
 

@@ -11,6 +11,7 @@ from icl_align.running.signals import end_in_one_line
 def begin() -> None:
     """A signal ends the command with one line; a letter that the terminal lacks becomes a `?`."""
     end_in_one_line()
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever is said for other programs
     logging.raiseExceptions = False  # a log that cannot be written is not what went wrong
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a notebook's stream, or none

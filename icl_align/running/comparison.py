@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from icl_align.config import MACHINE, Config, ConfigError, concerned, leaves, setting
-from icl_align.running.files import DamagedFileError, read_json
+from icl_align.running.curves_file import read_curves
+from icl_align.running.files import DamagedFileError
 from icl_align.running.run_folder import saved_config
 
 
@@ -26,10 +27,16 @@ class Compared:
     curves: dict[str, Any] | None
 
 
-def runs_in(folders: Sequence[Path]) -> list[Compared]:
+def runs_in(
+    folders: Sequence[Path], warn: Callable[[str], None] = lambda line: None
+) -> list[Compared]:
     """The runs in some folders, each a run's own or one that holds runs, such as a sweep's.
 
     Those of one folder are in the order of their names, numbers as numbers: 2 before 10.
+
+    Args:
+      folders: of runs.
+      warn: called with a line on each file that is damaged.
 
     Raises:
       ConfigError: a folder holds no run.
@@ -41,7 +48,7 @@ def runs_in(folders: Sequence[Path]) -> list[Compared]:
         for run in own or below:
             config = saved_config(run)
             if config is not None:
-                found[run] = Compared(run, config, _curves(run / "curves.json"))
+                found[run] = Compared(run, config, _curves(run, config, warn))
         if not own and not below:
             raise ConfigError("folder", folder, "holds no run")
     return list(found.values())
@@ -52,10 +59,11 @@ def _natural(path: Path) -> list[Any]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _curves(path: Path) -> dict[str, Any] | None:
+def _curves(run: Path, config: Config, warn: Callable[[str], None]) -> dict[str, Any] | None:
     try:
-        return read_json(path) if path.exists() else None
-    except DamagedFileError:
+        return read_curves(run / "curves.json", config.measures)
+    except DamagedFileError as error:
+        warn(f"{error}; python -m icl_align.evaluate run_dir={run} makes it again")
         return None
 
 

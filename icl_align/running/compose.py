@@ -12,14 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
-from icl_align.config import Config, ConfigError, allowed, check, check_each, leaves
+from icl_align.config import FIGURE_FORMATS, Config, ConfigError, allowed, check, check_each, leaves
 from icl_align.world import WORLDS, options_of
 
 # In a checkout conf/ stands at the top level; a wheel carries it inside the package.
 _PACKAGE = Path(__file__).parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 DEFAULT_WORLD = Config.world
-FIGURES = (".png", ".pdf", ".svg")
 # Groups that are put on top of the defaults: +GROUP=NAME.
 ADDED_GROUPS = ("ablation", "experiment", "scale")
 
@@ -214,9 +213,12 @@ def check_folder(key: str, value: str) -> None:
 
 
 def check_figure(key: str, value: str) -> None:
-    """Raises ConfigError where a file's name does not end in a format of figures."""
-    if Path(value).suffix not in FIGURES:
-        raise ConfigError(key, value, f"must end in {', '.join(FIGURES)}")
+    """Raises ConfigError where a file's name does not end in a format of figures, or where its
+    folder cannot be made or written to.
+    """
+    if Path(value).suffix.lstrip(".") not in FIGURE_FORMATS:
+        endings = ", ".join(f".{name}" for name in FIGURE_FORMATS)
+        raise ConfigError(key, value, f"must end in {endings}")
     check_writable(key, Path(value).parent)
 
 

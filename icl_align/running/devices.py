@@ -72,12 +72,21 @@ def set_up_command(devices: DevicesConfig | None = None) -> None:
       ConfigError: nothing says which processes there are, or JAX finds no device as asked for.
     """
     set_up_jax()
-    jax.config.update("jax_enable_x64", False)
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    jax.config.update("jax_numpy_rank_promotion", "allow")
     os.environ["MPLBACKEND"] = "agg"
     if devices is not None:
         _join_cluster(devices)
+    check_jax()
+
+
+def check_jax() -> None:
+    """JAX as programs here rely on it, with a device that there is.
+
+    Raises:
+      ConfigError: JAX finds no device as asked for.
+    """
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:

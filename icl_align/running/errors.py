@@ -4,8 +4,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from icl_align.config import ConfigError
+from icl_align.running.files import why_not_written
 
 USAGE_ERROR = 2  # exit status of a wrong option or a run folder that cannot be used
 SIGNALLED = 128  # with the signal's number added: exit status of a run that a signal stopped
@@ -27,7 +29,9 @@ class RunError(Exception):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns a ConfigError or RunError into one line on stderr and an exit status."""
+    """Turns a ConfigError, a RunError or a file that cannot be written into one line on stderr and
+    an exit status.
+    """
     try:
         yield
     except ConfigError as error:
@@ -39,3 +43,10 @@ def one_line_errors() -> Iterator[None]:
             sys.stdout.flush()
             os._exit(error.status)
         sys.exit(error.status)
+    except Exception as error:
+        reason = why_not_written(error, Path())
+        if reason is None:
+            raise
+        file = getattr(error, "filename", None)
+        sys.stderr.write(f"icl_align: error: {f'{file}: ' if file else ''}{reason}\n")
+        sys.exit(1)

@@ -9,12 +9,24 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, warn: Callable[[str], None] = lambda line: None) -> list[Row]:
     """The rows of a metrics.jsonl that are whole; none where there is no file.
 
     A last line that a kill cut off is left out, and so is one that was damaged later.
+
+    Args:
+      path: of the file.
+      warn: called with a line on what was damaged.
     """
-    return _rows_and_damaged_lines(path)[0]
+    rows, damaged = _rows_and_damaged_lines(path)
+    if damaged:
+        warn(_words_on(path, damaged))
+    return rows
+
+
+def _words_on(path: Path, damaged: list[int]) -> str:
+    lines = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+    return f"{path} is damaged in line {lines}; the rest is kept"
 
 
 def _rows_and_damaged_lines(path: Path) -> tuple[list[Row], list[int]]:
@@ -59,8 +71,7 @@ class MetricsFile:
             partial = path.with_name("metrics.jsonl.partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
             partial.replace(path)
-            lines = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-            warn(f"{path} is damaged in line {lines}; the rest is kept, the old file is {aside}")
+            warn(f"{_words_on(path, damaged)}, the old file is {aside}")
         elif path.exists():  # drop a line that a kill cut off
             text = path.read_bytes()
             with path.open("r+b") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from icl_align.config import ConfigError
 
-RUN, SWEEP = "hydra.run.dir", "hydra.sweep.dir"
+RUN, SWEEP, EXTEND = "hydra.run.dir", "hydra.sweep.dir", "extend"
 PARENTS = {RUN: "runs", SWEEP: "sweeps"}
 
 
@@ -65,5 +65,5 @@ def command_to_go_on(folder: Path, overrides: Sequence[str] = ()) -> str:
 
 def command_to_extend(folder: Path, steps: int) -> str:
     """The command that goes on with the run in a folder to more steps, in a folder of its own."""
-    named = shlex.quote(f"extend={quoted(str(folder))}")
+    named = shlex.quote(f"{EXTEND}={quoted(str(folder))}")
     return f"python -m icl_align.train {named} train.steps={steps}"

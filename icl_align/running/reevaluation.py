@@ -10,9 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from icl_align.config import EVALUATION, Config, ConfigError, allowed, check, concerned, leaves
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.compose import CONF, check_keys, check_writable, groups, parse_overrides
+from icl_align.running.curves_file import read_curves
 from icl_align.running.devices import learners_folder
 from icl_align.running.evaluation import are_of, compute_curves
-from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
+from icl_align.running.files import DamagedFileError, save_figure, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.run_folder import config_of_run
 from icl_align.running.terminal import Terminal
@@ -122,7 +123,7 @@ def evaluate_again(
 def _curves_there(folder: Path, config: Config, step: int) -> dict[str, Any] | None:
     """The curves that a folder holds, if they are those that would be computed."""
     with contextlib.suppress(DamagedFileError, OSError):
-        curves = read_json(folder / "curves.json")
-        if are_of(config, step, curves):
+        curves = read_curves(folder / "curves.json", config.measures)
+        if curves is not None and are_of(config, step, curves):
             return curves
     return None

@@ -18,13 +18,13 @@ from jax.sharding import Mesh
 from icl_align.config import Config, ConfigError, program_key, with_values
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.crew import Crew, compiled_steps
+from icl_align.running.curves_file import read_curves
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
 from icl_align.running.evaluation import are_of, compute_curves_together
 from icl_align.running.extension import begin_where_it_ended, extended_config
 from icl_align.running.files import (
     DamagedFileError,
-    read_json,
     save_figure,
     why_not_written,
     write_json,
@@ -259,8 +259,8 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
     alive = [place for place, one in enumerate(group) if one.failure is None]
     for place in alive:
         path = group[place].folder / "curves.json"
-        found = _read_curves(path, terminal)
         one = group[place]
+        found = _read_curves(path, one.config, terminal)
         one.curves = found if found and are_of(one.config, one.config.train.steps, found) else None
         picture = one.folder / "curves.png"
         if one.curves and not picture.exists():
@@ -295,10 +295,10 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
             terminal.curves_table(measures, group[place].curves)
 
 
-def _read_curves(path: Path, terminal: Terminal) -> dict[str, Any] | None:
+def _read_curves(path: Path, config: Config, terminal: Terminal) -> dict[str, Any] | None:
     """What curves.json holds; None where it is missing, or damaged, which is said."""
     try:
-        return read_json(path) if path.exists() else None
+        return read_curves(path, config.measures)
     except DamagedFileError as error:
         terminal.warn(f"{error}; it is made again")
         return None

@@ -65,8 +65,9 @@ class FailedJobs(Callback):
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.FAILED:
             return
         error = job_return._return_value  # the property would print it and raise it
-        line = f"icl_align: error: {config.hydra.runtime.output_dir}: "
-        note = _notes(config) / f"{config.hydra.job.num}.txt"
+        job, folder = config.hydra.job.num, config.hydra.runtime.output_dir
+        line = f"icl_align: error: job {job}: {folder}: "
+        note = _notes(config) / f"{job}.txt"
         if isinstance(error, ConfigError | RunError):
             line += str(error)
             details = ""
@@ -84,7 +85,7 @@ class FailedJobs(Callback):
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         """Compares the jobs and reports the failures, in the process that was called."""
         with contextlib.suppress(ConfigError):  # nothing was evaluated
-            title, header, rows = table(runs_in([Path(config.hydra.sweep.dir)]))
+            title, header, rows = table(runs_in([Path(config.hydra.sweep.dir)], Terminal().warn))
             Terminal().table(title, header, rows)
         notes = sorted(_notes(config).glob("*.txt"), key=lambda note: int(note.stem))
         if not runs_one_by_one(config.hydra):

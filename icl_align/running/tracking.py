@@ -109,13 +109,15 @@ class Tracker:
         self._wandb, self._measures = None, measures
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", warn)
         self.had_rows = bool(self._metrics.rows)
+        is_new = not _identity_file(run_dir).exists()
         if config.mode != "disabled":
             identity = _identity(run_dir, tags, config.group or group, warn)
             resolved = {**resolved, "ablation": _ablation(identity["tags"])}
             self._wandb = _start_wandb(run_dir, config, identity, resolved, job_type, config.name)
             for name in ("train/loss", "train/grad_norm"):  # of each seed: one chart shows the mean
                 self._wandb.define_metric(f"{name}/*", hidden=True)
-        if config.mode == "offline":  # so that the newest folder has the whole run
+        # Offline so that the newest folder has the whole run, online for a run that extends another.
+        if config.mode == "offline" or (self._wandb and is_new):
             for row in self._metrics.rows:
                 self._to_wandb(row)
 
@@ -231,7 +233,7 @@ def _identity(
     warn: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Id, tags and group of the W&B run that lives in `folder`: those it was first started with."""
-    file = folder / "wandb" / "identity.json"
+    file = _identity_file(folder)
     try:
         found = read_json(file) if file.exists() else None
     except DamagedFileError as error:
@@ -241,6 +243,10 @@ def _identity(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"id": secrets.token_hex(4), "tags": tags, "group": group})
     return read_json(file)
+
+
+def _identity_file(folder: Path) -> Path:
+    return folder / "wandb" / "identity.json"
 
 
 def _ablation(tags: list[str]) -> str:

@@ -19,6 +19,7 @@ from icl_align.running.errors import RunError
 from icl_align.running.evaluation import by_configuration, compute_curves, compute_curves_together
 from icl_align.running.loop import Start
 from icl_align.running.measuring import Measuring
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.run import run, run_together
 from icl_align.running.training import init_state, members_of
 from runs import finish, saved_steps, start, tiny, training_rows, wait_for
@@ -355,7 +356,9 @@ def _processes_of(files):
 def test_a_campaign_that_is_told_to_stop_saves_first(toy, tmp_path, monkeypatch, number, engine):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # its shares are not those of another campaign
     process = start_toy(toy, tmp_path, *LONG, *engine)
-    wait_for(lambda: any(tmp_path.glob("runs/*/metrics.jsonl")), process)
+    # A row: before the first step there is nothing to save.
+    metrics = lambda: tmp_path.glob("runs/*/metrics.jsonl")  # noqa: E731
+    wait_for(lambda: any(read_rows(path) for path in metrics()), process)
     process.send_signal(number)
     status, _, err = finish(process)
     assert status == 128 + number

@@ -9,11 +9,12 @@ import pytest
 
 from icl_align.config import ConfigError
 from icl_align.running.checkpoints import Checkpoints
+from icl_align.running.cli import _with_absolute_extend
 from icl_align.running.errors import RunError
 from icl_align.running.loop import Start
 from icl_align.running.run import run
 from icl_align.running.training import init_state, learning_rate_schedule
-from runs import tiny, training_rows
+from runs import tiny, training_rows, wandb_records
 
 CONSTANT = ["train.schedule=constant", "train.warmup_fraction=0.0", "train.log_every=2"]
 
@@ -103,3 +104,26 @@ def test_a_folder_without_a_run_cannot_be_extended(tmp_path):
 def test_more_steps_in_the_same_folder_are_refused_with_the_command_that_extends(short):
     with pytest.raises(RunError, match=f"python -m icl_align.train extend={short} train.steps=31"):
         run(tiny(*CONSTANT, "train.steps=31"), short)
+
+
+def test_the_history_of_an_extended_run_is_whole_in_wandb(short, tmp_path):
+    config = longer(short, "wandb.mode=offline")
+    run(config, tmp_path / "run", Start(overrides=["wandb.mode=offline"]))
+    steps = [
+        int(items["_step"])
+        for record in wandb_records(tmp_path / "run")
+        if "train/loss"
+        in (
+            items := {
+                item.key or "/".join(item.nested_key): item.value_json
+                for item in record.history.item
+            }
+        )
+    ]
+    assert steps == [*range(2, 31, 2), 31]
+
+
+def test_the_name_of_the_extended_run_holds_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _with_absolute_extend(["extend=a", "seed=1"]) == [f"extend={tmp_path}/a", "seed=1"]
+    assert _with_absolute_extend(["extend=null"]) == ["extend=null"]

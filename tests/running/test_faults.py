@@ -4,6 +4,7 @@ signals at odd moments. Each ends in one line, and nothing that was saved is los
 
 import contextlib
 import errno
+import importlib.metadata
 import json
 import os
 import shlex
@@ -13,10 +14,15 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from icl_align.alignment.options import Options
 from icl_align.config import ConfigError
 from icl_align.running.cli import check_command_line, with_quoted_folders
-from icl_align.running.files import why_not_written
+from icl_align.running.curves_file import read_curves
+from icl_align.running.errors import one_line_errors
+from icl_align.running.files import DamagedFileError, why_not_written
 from icl_align.running.metrics_file import MetricsFile, read_rows
 from icl_align.running.new_folder import RUN, SWEEP, command_to_go_on, make_new_folder, quoted
 from icl_align.running.run import run
@@ -358,3 +364,46 @@ def test_an_evaluation_can_be_written_elsewhere(copied, tmp_path):
     assert status == 0, err
     assert {path.name for path in elsewhere.iterdir()} == {"curves.json", "curves.png"}
     assert not (copied / "evaluations").exists()
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[]", "null", '{"attempts": [0, 1', "3"])
+def test_a_curves_file_that_holds_something_else_is_named(content, tmp_path):
+    path = tmp_path / "curves.json"
+    path.write_text(content)
+    with pytest.raises(DamagedFileError, match=str(path)):
+        read_curves(path, Options.measures)
+    assert read_curves(tmp_path / "none.json", Options.measures) is None
+
+
+def test_a_file_that_cannot_be_written_is_one_line_in_every_command(capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "figure.pdf")
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise full
+    assert end.value.code == 1
+    assert one_line(capsys.readouterr().err).endswith("figure.pdf: No space left on device")
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+
+
+def test_the_constraints_pin_all_that_the_extras_install():
+    """But for those that they say they do not."""
+    text = (ROOT / "constraints.txt").read_text()
+    pinned = {
+        canonicalize_name(line.partition("==")[0]) for line in text.splitlines() if "==" in line
+    }
+    seen, todo = set(), [Requirement("icl_align[test,docs,dashboard,joblib,ray,submitit,optuna]")]
+    while todo:
+        needed = todo.pop()
+        key = canonicalize_name(needed.name), *sorted(needed.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        for extra in needed.extras or {""}:
+            for line in importlib.metadata.requires(needed.name) or []:
+                requirement = Requirement(line)
+                if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                    todo.append(requirement)
+    missing = {name for name, *_ in seen} - pinned - {"icl-align"}
+    assert not missing
+    for extra in ("cuda", "tpu", "bench"):
+        assert extra in text.partition("==")[0]

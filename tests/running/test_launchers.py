@@ -60,10 +60,16 @@ def lines_of_errors(err):
 
 
 def check_that_the_first_failed_alone(folder, outcome):
-    status, _, err = outcome
+    status, out, err = outcome
     assert status == 1, err
     [line] = lines_of_errors(err)
+    assert "error: job 0: " in line
     assert f"/{folder.name}/0: " in line
+    # In the end a table of all jobs; the one that failed has no numbers.
+    *_, first, second = [line for line in out.splitlines() if line.strip()]
+    assert first.split()[0] == "0" and "–" in first
+    assert second.split()[0] == "1" and "±" in second
+    assert any(line.startswith("network, after") for line in out.splitlines())
     assert "diverged" in line
     assert "Traceback" not in err
     assert not (folder / "0" / "curves.json").exists()
@@ -76,6 +82,9 @@ def test_jobs_in_processes_have_their_shares_and_one_that_fails_fails_alone(tmp_
     for _ in range(2):
         outcome = sweep(folder, "hydra/launcher=processes", *ONE_FAILS)
         check_that_the_first_failed_alone(folder, outcome)
+        # Of every line one knows the job; at its end a job says its numbers in one.
+        of_jobs = [line for line in outcome[1].splitlines() if line.startswith("job ")]
+        assert sum(line.startswith("job 1: distance") for line in of_jobs) == 1
         if not made:
             halves = [sorted(divide(slot, 2, CORES, []).cores) for slot in range(2)]
             assert sorted(job["cores"] for job in where(folder)) == sorted(halves)

@@ -1,6 +1,7 @@
 """A signal is heard while the main thread computes; what was trained is never lost by that."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from icl_align.running import signals
 from icl_align.running.errors import RunError
 from icl_align.running.new_folder import command_to_go_on
-from runs import finish, wait_for
+from runs import ROOT, finish, tiny, wait_for
 
 # Programs of the toy world that never end: one that compiles, one whose first step waits.
 NEVER = {
@@ -40,7 +41,7 @@ icl_align.toy.world.Toy.loss = waiting
 COMMAND = """
 import sys
 import icl_align.train
-sys.argv[1:] = ["world=toy", "wandb.mode=disabled", "train.steps=3", "hydra.run.dir=run"]
+sys.argv[1:] = ["world=toy", "wandb.mode=disabled", "train.steps=3", "seed=7", "hydra.run.dir=run"]
 icl_align.train.main()
 """
 
@@ -49,9 +50,10 @@ icl_align.train.main()
 @pytest.mark.parametrize("where", NEVER)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_is_heard_in_a_program_that_never_ends(where, number, toy, tmp_path):
+    assert signals.GRACE_SECONDS <= 9  # within ten seconds; the program would take a thousand
     process = started(NEVER[where], toy, tmp_path)
     process.send_signal(number)
-    status, _, err = finish(process)  # well before the program would end
+    status, _, err = finish(process)
     assert status == 128 + number
     [line] = err.splitlines()
     assert f"stopped by {number.name}; nothing was under way that is not saved" in line
@@ -66,6 +68,45 @@ def test_a_second_signal_is_heard_there_at_once(toy, tmp_path):
     status, _, err = finish(process)
     assert status == 143
     assert "stopped at once by a second SIGTERM" in err
+    assert err.strip().endswith(command_to_go_on(tmp_path / "run"))
+    # The options are saved before anything takes long.
+    assert "\nseed: 7\n" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+
+
+def test_in_a_program_of_the_users_a_second_signal_is_an_exception():
+    with signals.StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_the_line_of_a_signal_stands_alone_on_a_terminal():
+    """A progress bar may stand there, and hide the cursor."""
+    code = "from icl_align.running.signals import _say; _say('stopped')"
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, cwd=ROOT, check=True)
+    assert os.read(ours, 100) == b"\r\x1b[2K\x1b[?25hicl_align: error: stopped\r\n"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_signal_after_the_last_step_still_stops(tmp_path, monkeypatch):
+    """So that a sweep does not go on with its next job."""
+    import icl_align.running.run as module
+
+    evaluate = module._evaluate
+
+    def and_a_signal(*arguments):
+        evaluate(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(module, "_evaluate", and_a_signal)
+    with pytest.raises(RunError, match="stopped by SIGTERM after the run was finished") as error:
+        module.run(tiny("train.steps=2"), tmp_path / "run")
+    assert error.value.status == 143
+    assert (tmp_path / "run" / "curves.json").exists()
 
 
 def started(patch, toy, folder):

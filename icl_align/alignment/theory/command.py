@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors():
         options = read_options(TheoryConfig, arguments)
         _refuse_without_effect(options)
+        from icl_align.running.devices import check_jax
+
+        check_jax()
         if options.run_dir is None:
             _build_and_test(options)
         else:

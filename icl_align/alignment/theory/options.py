@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Optional
 
-from icl_align.config import option
+from icl_align.config import FIGURE_FORMATS, option
 
 
 @dataclasses.dataclass
@@ -23,4 +23,4 @@ class TheoryConfig:
     repair_steps: int = option(300, "Adam steps of every repair of a knock-out", least=1)
     repair_seeds: int = option(1, "starts from scratch for each learning rate", least=1, most=2**10)
     num_contexts: int = option(512, "contexts on which a run is compared; needs run_dir", least=8)
-    figure_format: str = option("png", "of the figures it leaves", choices=("png", "pdf", "svg"))
+    figure_format: str = option("png", "of the figures it leaves", choices=FIGURE_FORMATS)

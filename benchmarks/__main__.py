@@ -68,7 +68,7 @@ def check_options(options: BenchmarkOptions) -> BenchmarkOptions:
             raise ConfigError("configs", options.configs, f"must be some of {', '.join(CASES)}")
     if options.torch != "none" and None in (version("torch"), version("transformers")):
         raise ConfigError(
-            "torch", options.torch, "needs an extra: pip install '.[bench]'; or torch=none"
+            "torch", options.torch, "needs an extra: pip install -e '.[bench]'; or torch=none"
         )
     check_folder("folder", options.folder)
     return options

@@ -14,8 +14,8 @@
 # %% [markdown]
 # ## A trained run
 #
-# The default trains for half a minute on two cores. `+scale=smoke` instead takes some seconds; its network is too
-# small to learn anything. A folder that holds a finished run is only read.
+# The default trains for less than a minute on two cores. `+scale=smoke` instead takes some seconds; its 20 steps are
+# too few to learn anything. A folder that holds a finished run is only read.
 
 # %%
 from pathlib import Path
@@ -110,7 +110,16 @@ for row in [header, *rows]:
     print("  ".join(f"{cell:>22}" for cell in row))
 
 # %% [markdown]
-# In a checkout a file `conf/ablation/NAME.yaml` gives it a name, for `+ablation=NAME` and for sweeps.
+# In a checkout a file gives it a name, for `+ablation=NAME` and for sweeps. This is all of `conf/ablation/narrow_heads.yaml`;
+# the first line says that its options stand where those of the run do:
+#
+# ```yaml
+# # @package _global_
+# # Eight narrow heads and a ReLU.
+# model:
+#   num_heads: 8
+#   activation: relu
+# ```
 
 # %% [markdown]
 # ## An ablation of your own: a part of a trained network

@@ -1,25 +1,16 @@
 """The ablations of a sweep side by side, as `icl_align.compare` has runs; a Markdown table.
 
-python -m icl_align.train -m num_seeds=3 +ablation=shallow,no_mlp hydra.sweep.dir=sweeps/ablations
-python -m experiments.ablations sweeps/ablations
+python -m icl_align.train -m num_seeds=3 +ablation=none,shallow,no_mlp hydra.sweep.dir=sweeps/parts
+python -m experiments.ablations sweeps/parts
 """
 
 import argparse
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from icl_align.running.command import begin, show
-from icl_align.running.comparison import Compared, differing_options, markdown, runs_in, table
+from icl_align.running.comparison import markdown, runs_in, table
 from icl_align.running.errors import one_line_errors
 from icl_align.running.terminal import Terminal
-
-
-def ablation_of(run: Compared) -> str:
-    """The ablations a run was started with, from its overrides; "none" without any."""
-    overrides = OmegaConf.load(run.folder / ".hydra" / "overrides.yaml")
-    names = [text.partition("=")[2] for text in overrides if text.startswith("+ablation=")]
-    return ", ".join(names) or "none"
 
 
 def main() -> None:
@@ -33,13 +24,13 @@ def main() -> None:
     with one_line_errors():
         runs = runs_in(options.folders, Terminal().warn)
         _, header, rows = table(runs, options.at, options.condition)
-        swept = len(differing_options(runs))
+        first_number = len(header) - 1 - len(runs[0].config.measures.quantities)
         named = [
-            [f"`{ablation_of(run)}`", *row[1 + swept :]]
+            [f"`{run.ablation or 'none'}`", *row[first_number:]]
             for run, row in zip(runs, rows, strict=True)
         ]
         named.sort(key=lambda row: row[0] != "`none`")
-        show(markdown(["ablation", *header[1 + swept :]], named))
+        show(markdown(["ablation", *header[first_number:]], named))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from icl_align.config import (
     setting,
 )
 from icl_align.running.compose import compose_config
+from icl_align.running.curves_file import read_curves
 from icl_align.running.evaluation import are_of
 from icl_align.running.files import DamagedFileError, write_json
 from icl_align.running.metrics_file import read_rows

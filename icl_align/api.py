@@ -138,7 +138,7 @@ class Run:
         )
         return dataclasses.replace(self, state=self.state._replace(params=params), curves=None)
 
-    def predict(self, given: Any, seed: int | None = None, key: int = 0) -> np.ndarray:
+    def predict(self, given: Any, *, seed: int | None = None, key: int = 0) -> np.ndarray:
         """What a trained network answers to contexts of one's own.
 
         It sees of them what the run's networks were shown in training: of a run without rewards
@@ -214,7 +214,8 @@ def train(*overrides: str, folder: str | Path) -> Run:
 
     Raises:
       ConfigError: an override is not allowed.
-      RunError: the folder belongs to another run, or training diverged.
+      RunError: the folder belongs to another run, training diverged, or Ctrl-C stopped it; what
+        was trained is saved, and the same call goes on.
     """
     config = compose_config(list(overrides))
     importlib.import_module("matplotlib")  # a wrong MPLBACKEND is no reason to fail after training
@@ -247,12 +248,12 @@ def evaluate(run: Run | str | Path, *overrides: str) -> dict[str, Any]:
 
 
 def compare(
-    *folders: str | Path, at: int | None = None, condition: str | None = None
+    *folders: "Run | str | Path", at: int | None = None, condition: str | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """The table of `python -m icl_align.compare`: the options that differ, and headline numbers.
 
     Args:
-      folders: each a run's folder, or one that holds runs, such as a sweep's.
+      folders: each a run or its folder, or a folder that holds runs, such as a sweep's.
       at: place on the axis, such as attempts; by default where headline numbers are taken.
       condition: as in curves.json, such as "0.25"; by default the first.
 
@@ -262,7 +263,8 @@ def compare(
     Raises:
       ConfigError: a folder holds no run, or no run has such numbers.
     """
-    _, header, rows = table(runs_in([Path(folder) for folder in folders]), at, condition)
+    paths = [one.folder if isinstance(one, Run) else Path(one) for one in folders]
+    _, header, rows = table(runs_in(paths, Terminal().warn), at, condition)
     return header, rows
 
 
@@ -277,7 +279,13 @@ def sample(*options: Config | str, num_contexts: int = 8, seed: int = 0) -> Any:
     Returns:
       In the alignment world a `Context`: query [b, d], responses [b, n, d], rewards [b, n] in
       [0, 1], target [b, d].
+
+    Raises:
+      ValueError: there would be none.
+      ConfigError: an override is not allowed.
     """
+    if num_contexts < 1:
+        raise ValueError(f"num_contexts={num_contexts}: must be at least 1")
     config = _config(options)
     with _own_settings():
         keys = evaluation_keys(seed, jnp.arange(num_contexts))
@@ -316,7 +324,11 @@ def _answers(
 def _config(options: tuple[Config | str, ...]) -> Config:
     if len(options) == 1 and isinstance(options[0], Config):
         return options[0]
-    return compose_config([str(option) for option in options])
+    for one in options:
+        if not isinstance(one, str):
+            words = "one configuration, or overrides such as 'task.dim=3'"
+            raise TypeError(f"options must be {words}, not {type(one).__name__}")
+    return compose_config(list(options))
 
 
 @contextlib.contextmanager

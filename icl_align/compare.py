@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     folders = [Path(text) for text in arguments if text not in own]
     with one_line_errors():
         for text in own:
+            if text.startswith("-"):
+                raise ConfigError(text, "", f"options are written KEY=VALUE: {', '.join(keys)}")
             if "=" not in text:
-                raise ConfigError("folder", text, "no such folder")
+                raise ConfigError("RUN", text, "no such folder")
         options = read_options(CompareOptions, own)
-        if not folders:
-            raise ConfigError("folder", "", "name folders of runs, or of sweeps")
         if options.figure is not None:
             check_figure("figure", options.figure)
         _compare(folders, options)
@@ -68,6 +68,7 @@ def _compare(folders: list[Path], options: CompareOptions) -> None:
         Terminal().table(title, header, rows)
     if options.figure is not None:
         save_figure(curves_figure(runs, options.condition), Path(options.figure))
+        show(f"drawn in {options.figure}")
 
 
 sys.modules[__name__].__class__ = CommandModule

@@ -35,6 +35,8 @@ def _evaluate_again(arguments: list[str]) -> None:
     overrides = []
     for argument in arguments:
         key, equals, text = argument.partition("=")
+        if not equals and Path(argument).is_dir():
+            raise ConfigError("run_dir", "", f"write run_dir={argument}")
         if equals and key in paths:
             paths[key] = Path(text)
         else:

@@ -10,7 +10,7 @@ class Moments(NamedTuple):
     """Sums over contexts that a mean and its interval need; batches add up."""
 
     count: float
-    seed_means: Float[np.ndarray, "s *shape"]  # mean over contexts, for each seed
+    seed_means: Float[np.ndarray, "s *shape"]  # mean over contexts, for each seed  # noqa: F821
     context_squares: Float[np.ndarray, "*shape"]  # squared deviations of the mean over seeds
 
 

@@ -10,7 +10,10 @@ from omegaconf import OmegaConf
 import icl_align
 from icl_align.config import ConfigError
 from icl_align.running.comparison import curves_figure, differing_options, label, runs_in, table
+from icl_align.running.loop import Start
+from icl_align.running.reevaluation import evaluate_again
 from icl_align.running.run import run
+from icl_align.running.terminal import Terminal
 from runs import finish, start, tiny
 
 
@@ -41,23 +44,23 @@ def test_a_sweep_is_its_runs_in_the_order_of_their_numbers(sweep):
 def test_the_numbers_are_those_of_the_curves(sweep):
     title, header, rows = table(runs_in([sweep]))
     assert title == "transformer, after 4 attempts, reward noise 0.0"
-    assert header == ["run", "model.num_heads", "refinement error", "regret", "agreement", "seeds"]
+    numbers = ["refinement error", "regret", "agreement"]
+    assert header == ["run", "ablation", "model.num_heads", *numbers, "seeds"]
     curve = json.loads((sweep / "2" / "curves.json").read_text())["learners"]["transformer"]["0.0"]
     half = (curve["regret"]["high"][4] - curve["regret"]["low"][4]) / 2
-    assert rows[1][3] == f"{curve['regret']['mean'][4]:z.3f} ± {half:.3f}"
-    assert rows[1][:2] == ["2", "1"]
+    assert rows[1][4] == f"{curve['regret']['mean'][4]:z.3f} ± {half:.3f}"
+    assert rows[0][:3] == ["0", "–", "2"]
+    assert rows[1][:3] == ["2", "single_head", "1"]
     assert rows[1][1:] == rows[2][1:]
-    assert rows[3] == ["11", "1", "–", "–", "–", "1"]
+    assert rows[3] == ["11", "single_head", "1", "–", "–", "–", "1"]
     assert icl_align.compare(sweep) == (header, rows)
     _, _, at_two = table(runs_in([sweep]), at=2, condition="1.0")
-    assert at_two[0][2:] != rows[0][2:]
+    assert at_two[0][3:] != rows[0][3:]
 
 
 def test_what_no_run_has_is_one_error(sweep, tmp_path):
-    with pytest.raises(ConfigError, match="no run has curves"):
-        table(runs_in([sweep]), condition="0.3")
-    with pytest.raises(ConfigError, match="no run has curves"):
-        table(runs_in([sweep]), at=9)
+    with pytest.raises(ConfigError, match="no run here is evaluated"):
+        table(runs_in([sweep / "11"]))
     with pytest.raises(ConfigError, match="holds no run"):
         runs_in([tmp_path])
 
@@ -91,7 +94,7 @@ def test_ablations_are_named_and_the_base_comes_first(sweep):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nothing"], "folder=nothing: no such"), (["at=3"], "name folders"),
+    [(["nothing"], "RUN=nothing: no such"), (["at=3"], "name folders"),
      ([".", "figure=a.gif"], "must end in .png"), ([".", "width=3"], "no such option")],
 )  # fmt: skip
 def test_a_wrong_argument_is_one_line(tmp_path, arguments, words):
@@ -99,3 +102,32 @@ def test_a_wrong_argument_is_one_line(tmp_path, arguments, words):
     assert status == 2
     assert len(err.splitlines()) == 1
     assert words in err
+
+
+def test_ablations_are_named_and_so_is_the_base(tmp_path):
+    for name in ("none", "no_mlp"):
+        folder = tmp_path / name
+        run(tiny(f"+ablation={name}", "train.steps=2"), folder, Start([f"+ablation={name}"], {}))
+    _, header, rows = table(runs_in([tmp_path]))
+    assert header[:3] == ["run", "ablation", "model.mlp"]
+    assert [row[:3] for row in rows] == [["no_mlp", "no_mlp", "false"], ["none", "none", "true"]]
+
+
+def test_an_evaluation_in_a_folder_of_its_own_is_compared_under_its_options(tmp_path):
+    folder = tmp_path / "run"
+    run(tiny("train.steps=2"), folder)
+    evaluate_again(folder, ["task.reward_transform=power"], Terminal())
+    [other] = (folder / "evaluations").iterdir()
+    _, header, rows = table(runs_in([folder, other]))
+    assert header[1] == "task.reward_transform"
+    assert [row[1] for row in rows] == ["identity", "power"]
+
+
+def test_what_cannot_be_compared_is_said(sweep):
+    runs = runs_in([sweep])
+    with pytest.raises(ConfigError, match="at=99: must be on the axis: 0 to 4 attempts"):
+        table(runs, at=99)
+    with pytest.raises(ConfigError, match=r"condition=7: must be one of 0\.0, 1\.0"):
+        table(runs, condition="7")
+    with pytest.raises(ConfigError, match="name folders of runs"):
+        runs_in([])

@@ -163,6 +163,10 @@ def contexts_of(task: TaskConfig, arrays: Any) -> Context:
       ValueError: an array is missing, or does not fit; says which, and the shape it should have.
     """
     names = Context._fields
+    if not isinstance(arrays, tuple | list):
+        raise ValueError(
+            f"{type(arrays).__name__}: must be a Context or (query, responses, rewards)"
+        )
     arrays = [jnp.asarray(array, jnp.float32) for array in arrays if array is not None]
     if len(arrays) not in (3, 4):
         raise ValueError(
@@ -174,9 +178,11 @@ def contexts_of(task: TaskConfig, arrays: Any) -> Context:
     for name, array, shape in zip(names, arrays, shapes, strict=False):
         if array.shape != shape:
             raise ValueError(
-                f"{name} has shape {_text(array.shape)}: must be {_text(shape)}, "
-                f"with an axis of contexts and task.dim={d}"
+                f"{name} has shape {_text(array.shape)}: must be {_text(shape)}, for {b} contexts "
+                f"of {n} attempts in task.dim={d} dimensions, as responses {_text((b, n, d))}"
             )
+    if b == 0:
+        raise ValueError("query has no contexts: must be one at least")
     if n > task.num_responses:
         raise ValueError(
             f"responses has {n} attempts: at most task.num_responses={task.num_responses}"

@@ -16,6 +16,7 @@ from icl_align.running.compose import (
     check_folder,
     compose_config,
     explain,
+    in_order,
     is_for_hydra,
     parse_overrides,
     register_options,
@@ -121,7 +122,7 @@ def check_engines(parsed: list, sweeps: bool) -> None:
             plugin = OmegaConf.load(file).defaults[0] if file.exists() else name
             if plugin in EXTRAS and plugin not in known:
                 extra = EXTRAS[plugin]
-                raise ConfigError(group, name, f"needs an extra: pip install '.[{extra}]'")
+                raise ConfigError(group, name, f"needs an extra: pip install -e '.[{extra}]'")
             if name not in known:
                 raise ConfigError(group, name, f"must be one of {', '.join(known)}")
             if not sweeps:
@@ -155,7 +156,7 @@ def run_with_hydra(job: Callable, arguments: list[str] | None = None) -> None:
         show(help_text(world_named(arguments)))
         return
     with one_line_errors():
-        arguments = _with_absolute_extend(with_quoted_folders(arguments))
+        arguments = in_order(_with_absolute_extend(with_quoted_folders(arguments)))
         check_command_line(arguments)
         arguments = _with_own_folder(arguments)
     if MULTIRUN & set(arguments):
@@ -183,6 +184,8 @@ def _sweep_goes_on(error: ConfigError | RunError) -> bool:
     """Whether this process is a job of a sweep that goes on: FailedJobs then reports the error."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+
+    from icl_align.running.sweeps import runs_one_by_one
 
     hydra = HydraConfig.get()
     by_signal = isinstance(error, RunError) and error.status > SIGNALLED

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from icl_align.config import MACHINE, Config, ConfigError, concerned, leaves, setting
 from icl_align.running.curves_file import read_curves
 from icl_align.running.files import DamagedFileError
-from icl_align.running.run_folder import saved_config
+from icl_align.running.run_folder import EVALUATIONS, from_dict, saved_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Compared:
 
     Attributes:
       folder: of the run.
-      config: its options.
+      config: its options; of an evaluation in a folder of its own, under those.
+      ablation: the ablations that its command named; empty without any.
       curves: what its curves.json holds; None where it is not evaluated yet, or damaged.
     """
 
     folder: Path
     config: Config
+    ablation: str
     curves: dict[str, Any] | None
 
 
@@ -43,15 +47,30 @@ def runs_in(
     """
     found: dict[Path, Compared] = {}
     for folder in folders:
-        own = [folder] if (folder / ".hydra").is_dir() else []
+        is_evaluation = folder.parent.name == EVALUATIONS and (folder / "curves.json").exists()
+        own = [folder] if (folder / ".hydra").is_dir() or is_evaluation else []
         below = sorted((path.parent for path in folder.glob("*/**/.hydra")), key=_natural)
         for run in own or below:
-            config = saved_config(run)
-            if config is not None:
-                found[run] = Compared(run, config, _curves(run, config, warn))
+            trained = run.parent.parent if is_evaluation else run
+            config = saved_config(trained)
+            if config is None:
+                continue
+            curves = _curves(run, config, warn)
+            if is_evaluation and curves is not None:
+                config = from_dict(dataclasses.asdict(config) | curves["options"])
+            found[run] = Compared(run, config, _ablation_of(trained), curves)
         if not own and not below:
             raise ConfigError("folder", folder, "holds no run")
+    if not found:
+        raise ConfigError("folder", "", "name folders of runs, or of sweeps")
     return list(found.values())
+
+
+def _ablation_of(run: Path) -> str:
+    path = run / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.load(path) if path.exists() else []
+    names = [text.partition("=")[2] for text in overrides if text.startswith("+ablation=")]
+    return ", ".join(names).strip("[]")
 
 
 def _natural(path: Path) -> list[Any]:
@@ -109,6 +128,7 @@ def table(
         raise ConfigError("world", ",".join(sorted(worlds)), "runs of one world can be compared")
     condition = condition or measures.conditions(runs[0].config.evaluation)[0]
     keys = differing_options(runs)
+    named = any(run.ablation for run in runs)
     rows, places = [], set()
     for run in runs:
         values = {key: value for key, _, value in leaves(run.config)}
@@ -119,15 +139,29 @@ def table(
             places.add(run.curves[measures.axis][place])
             of_run = run.curves["learners"][measures.trained][condition]
             numbers = [_cell(of_run[name], place) for name in measures.quantities]
-        rows.append([_name(run, runs), *cells, *numbers, str(run.config.num_seeds)])
+        ablation = [run.ablation or "–"] if named else []
+        rows.append([_name(run, runs), *ablation, *cells, *numbers, str(run.config.num_seeds)])
     if not places:
-        asked = f"{at} {measures.axis}, " if at is not None else ""
-        raise ConfigError("condition", condition, f"no run has curves for it ({asked}evaluated)")
+        raise _nothing_there(runs, at, condition)
     where = "/".join(str(place) for place in sorted(places))
     by = measures.condition.replace("_", " ")
     names = [name.replace("_", " ") for name in measures.quantities]
     title = f"{measures.trained}, after {where} {measures.axis}, {by} {condition}"
-    return title, ["run", *keys, *names, "seeds"], rows
+    ablation = ["ablation"] if named else []
+    return title, ["run", *ablation, *keys, *names, "seeds"], rows
+
+
+def _nothing_there(runs: Sequence[Compared], at: int | None, condition: str) -> ConfigError:
+    """Why no run has numbers at a place, under a condition."""
+    measures = runs[0].config.measures
+    evaluated = [run.curves for run in runs if run.curves is not None]
+    if not evaluated:
+        return ConfigError("folder", runs[0].folder, "no run here is evaluated yet")
+    known = {one for curves in evaluated for one in curves["learners"][measures.trained]}
+    if condition not in known:
+        return ConfigError("condition", condition, f"must be one of {', '.join(sorted(known))}")
+    last = max(curves[measures.axis][-1] for curves in evaluated)
+    return ConfigError("at", at, f"must be on the axis: 0 to {last} {measures.axis}")
 
 
 def _place(run: Compared, at: int | None) -> int | None:

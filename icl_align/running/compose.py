@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
+from yaml import YAMLError
+
 from icl_align.config import FIGURE_FORMATS, Config, ConfigError, allowed, check, check_each, leaves
 from icl_align.world import WORLDS, options_of
 
@@ -19,8 +21,9 @@ from icl_align.world import WORLDS, options_of
 _PACKAGE = Path(__file__).parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 DEFAULT_WORLD = Config.world
-# Groups that are put on top of the defaults: +GROUP=NAME.
-ADDED_GROUPS = ("ablation", "experiment", "scale")
+# Groups that are put on top of the defaults, +GROUP=NAME, in the order in which they are applied:
+# an ablation takes away from whatever it is combined with.
+ADDED_GROUPS = ("experiment", "scale", "ablation")
 
 
 def groups() -> dict[str, list[str]]:
@@ -64,6 +67,7 @@ def compose_config(overrides: list[str]) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     register_options()
+    overrides = in_order(overrides)
     parsed = parse_overrides(overrides)
     check_keys(parsed)
     try:
@@ -71,7 +75,23 @@ def compose_config(overrides: list[str]) -> Config:
             node = compose("config", overrides=[o for o in overrides if not is_for_hydra(o)])
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, parsed) from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or "is no YAML"
+        raise ConfigError("conf", mark.name if mark else "", place + reason) from error
     return to_config(node)
+
+
+def in_order(overrides: list[str]) -> list[str]:
+    """The overrides with the groups that are added in the order of ADDED_GROUPS."""
+
+    def rank(text):
+        group = text.partition("=")[0].lstrip("+")
+        added = text.startswith("+") and group in ADDED_GROUPS
+        return ADDED_GROUPS.index(group) if added else len(ADDED_GROUPS)
+
+    return sorted(overrides, key=rank)
 
 
 def is_for_hydra(override: str) -> bool:
@@ -94,10 +114,10 @@ def parse_overrides(overrides: list[str]) -> list:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException as error:
             key, _, value = text.partition("=")
-            how = f"\"{key}='{value}'\"" if value else "KEY=VALUE"
-            raise ConfigError(
-                key, value, f"cannot be read; write KEY=VALUE, quoted: {how}"
-            ) from error
+            how = f"KEY=VALUE, quoted: \"{key}='{value}'\"" if value else "KEY=VALUE without spaces"
+            if text.startswith("-"):
+                how = "KEY=VALUE, without dashes"
+            raise ConfigError(key, value, f"cannot be read; write {how}") from error
     return parsed
 
 

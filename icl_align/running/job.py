@@ -35,7 +35,7 @@ def run_in_hydra_folder(node, began: float) -> float:
     choices = {**hydra.runtime.choices}
     tags = [
         name.strip()
-        for group in reversed(ADDED_GROUPS)
+        for group in ADDED_GROUPS
         for name in str(choices.get(group) or "").strip("[]").split(",")
         if name.strip()
     ]

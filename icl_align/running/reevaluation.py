@@ -15,7 +15,7 @@ from icl_align.running.devices import learners_folder
 from icl_align.running.evaluation import are_of, compute_curves
 from icl_align.running.files import DamagedFileError, save_figure, write_json
 from icl_align.running.kept import Kept
-from icl_align.running.run_folder import config_of_run
+from icl_align.running.run_folder import EVALUATIONS, config_of_run
 from icl_align.running.terminal import Terminal
 from icl_align.world import world_of
 
@@ -66,7 +66,7 @@ def _fixed(key: str, value: object, trained: Config) -> ConfigError:
 def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
     """Where the curves of another evaluation lie, named after its overrides."""
     name = ",".join(text.replace("/", "_").replace(" ", "") for text in names)
-    return run_dir / "evaluations" / name[:200]
+    return run_dir / EVALUATIONS / name[:200]
 
 
 def evaluate_again(
@@ -96,6 +96,10 @@ def evaluate_again(
     step, state = newest_state(run_dir, trained, terminal.warn)
     names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
     folder = output_dir or (evaluation_folder(run_dir, names) if names else run_dir)
+    if names and (folder / ".hydra").is_dir():
+        raise ConfigError(
+            "output_dir", folder, "is a run with curves of its own, under its options"
+        )
     if figure is not None:
         curves = _curves_there(folder, config, step)
         if curves is not None:

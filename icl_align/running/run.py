@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from icl_align.config import Config, ConfigError, program_key, with_values
+from icl_align.config import (
+    EVALUATION,
+    Config,
+    ConfigError,
+    concerned,
+    differences,
+    program_key,
+    setting,
+    with_values,
+)
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.crew import Crew, compiled_steps
 from icl_align.running.curves_file import read_curves
@@ -122,6 +132,7 @@ def _lead(
         if saved is not None:
             config = config_to_go_on_with(saved, config, start.overrides)
             refuse_other(folder, saved, config)
+            _refuse_other_evaluation(folder, saved, config)
         elif config.extend is not None:
             config = extended_config(config, start.overrides)
         group.append(OneRun(config, folder, start))
@@ -152,6 +163,26 @@ def _lead(
         raise RunError(line, at_once=True) from error
     finally:
         terminal.stop_progress()
+
+
+def _refuse_other_evaluation(folder: Path, saved: Config, config: Config) -> None:
+    """Raises RunError where curves of a finished run would be replaced by others."""
+    try:
+        curves = read_curves(folder / "curves.json", saved.measures)
+    except DamagedFileError:
+        return
+    if curves is None or not are_of(saved, saved.train.steps, curves):
+        return
+    of_evaluation = concerned(config, EVALUATION)
+    changed = [
+        setting(key, new)
+        for key, (_, new) in differences(saved, config).items()
+        if key in of_evaluation
+    ]
+    if changed:
+        command = shlex.join(["python", "-m", "icl_align.evaluate", f"run_dir={folder}", *changed])
+        line = f"hydra.run.dir={folder}: is finished and evaluated; under other options: {command}"
+        raise RunError(line, USAGE_ERROR)
 
 
 def _train_and_evaluate(

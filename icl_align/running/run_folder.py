@@ -27,6 +27,8 @@ from icl_align.running.errors import USAGE_ERROR, RunError
 from icl_align.running.new_folder import command_to_extend
 from icl_align.world import WORLDS, options_of
 
+EVALUATIONS = "evaluations"  # folder of the evaluations of a run under other options
+
 
 @contextlib.contextmanager
 def sole_user_of(folder: Path) -> Iterator[None]:

@@ -13,7 +13,7 @@ from icl_align.running.errors import SIGNALLED, RunError
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 # Time for a process to end in order before it is ended while it computes. Slurm gives 30 seconds.
 GRACE_SECONDS = 5.0
-NOTHING_LOST = "nothing was under way that is not saved"
+NOTHING_LOST = "nothing that was saved is lost"
 
 
 def end_in_one_line(at_once: bool = True) -> None:

@@ -113,15 +113,16 @@ class Terminal:
         console.print(table, end="\n\n")
 
     def curves_table(self, measures: Measures, curves: dict[str, Any]) -> None:
-        """Learners x conditions at the end of the axis, one table for each quantity."""
+        """Learners x conditions at the place of the headline numbers, a table for each quantity."""
         conditions = list(curves["learners"][measures.trained])
-        last, by = curves[measures.axis][-1], measures.condition.replace("_", " ")
+        place = measures.judged_place(curves[measures.axis])
+        at, by = curves[measures.axis][place], measures.condition.replace("_", " ")
         for quantity in measures.quantities:
             rows = [
-                [name, *(_cell(of_learner[condition][quantity]) for condition in conditions)]
+                [name, *(_cell(of_learner[condition][quantity], place) for condition in conditions)]
                 for name, of_learner in curves["learners"].items()
             ]
-            title = f"{quantity.replace('_', ' ')} after {last} {measures.axis}, by {by}"
+            title = f"{quantity.replace('_', ' ')} after {at} {measures.axis}, by {by}"
             self.table(title, ["learner", *conditions], rows, bold=measures.trained)
         for flag, words in measures.flags.items():
             worst = max(curves[flag].values())
@@ -139,8 +140,8 @@ def headline(measures: Measures, curves: dict[str, Any]) -> str:
     return f"{', '.join(numbers)} after {at} {measures.axis}, {by} {condition}"
 
 
-def _cell(curve: dict[str, list[float]]) -> str:
-    """Mean and half the width of its interval, at the last attempt."""
-    mean, low, high = (curve[name][-1] for name in ("mean", "low", "high"))
+def _cell(curve: dict[str, list[float]], place: int) -> str:
+    """Mean and half the width of its interval, at a place of the axis."""
+    mean, low, high = (curve[name][place] for name in ("mean", "low", "high"))
     half = f"{(high - low) / 2:.3f}".removeprefix("0")
     return f"{mean:z.3f}±{half}"

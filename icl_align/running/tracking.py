@@ -116,7 +116,7 @@ class Tracker:
             self._wandb = _start_wandb(run_dir, config, identity, resolved, job_type, config.name)
             for name in ("train/loss", "train/grad_norm"):  # of each seed: one chart shows the mean
                 self._wandb.define_metric(f"{name}/*", hidden=True)
-        # Offline so that the newest folder has the whole run, online for a run that extends another.
+        # Offline so that the newest folder has the whole run; online where it extends another.
         if config.mode == "offline" or (self._wandb and is_new):
             for row in self._metrics.rows:
                 self._to_wandb(row)

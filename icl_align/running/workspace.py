@@ -109,7 +109,7 @@ def _workspaces() -> tuple[ModuleType, ModuleType]:
             import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
         raise RunError(
-            "the dashboard needs wandb-workspaces: pip install 'icl_align[dashboard]'"
+            "the dashboard needs wandb-workspaces: pip install -e '.[dashboard]'"
         ) from error
     return workspaces, panels
 

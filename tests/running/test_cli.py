@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -92,7 +93,10 @@ def test_the_published_configuration_number_for_number():
 @pytest.mark.parametrize("name", groups()["ablation"])
 def test_an_ablation_changes_one_thing_unless_it_is_the_papers(name):
     changed = differences(Options(), compose_config([f"+ablation={name}"]))
-    assert len(changed) > 1 if name.startswith("paper_") else len(changed) == 1
+    if name.startswith("paper_"):
+        assert len(changed) > 1
+    else:
+        assert len(changed) == (name != "none")
 
 
 def test_ablations_combine():
@@ -141,3 +145,11 @@ def test_help_names_every_option_and_every_choice_without_jax():
 def test_check_accepts_the_default_and_every_option_has_help():
     check(Options())
     assert all(field.metadata["help"] for _, field, _ in leaves(Options))
+
+
+@pytest.mark.parametrize(
+    "overrides", [*itertools.permutations(["+scale=smoke", "+ablation=single_head"])]
+)
+def test_an_ablation_takes_away_from_whatever_it_is_combined_with(overrides):
+    assert compose_config(list(overrides)).model.num_heads == 1
+    assert compose_config(["+scale=smoke", "+experiment=paper"]).train.steps == 20

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from icl_align.alignment.options import LEARNERS, QUANTITIES, Options
+from icl_align.config import ConfigError
 from icl_align.running.checkpoints import Checkpoints
 from icl_align.running.compose import compose_config
 from icl_align.running.errors import RunError
@@ -242,17 +243,6 @@ def test_a_look_at_a_run_in_the_middle_is_not_taken_for_its_result(whole, tmp_pa
     assert run(config, folder)["step"] == 60
 
 
-def test_other_evaluation_options_evaluate_a_finished_run_again_and_are_logged(tmp_path):
-    folder = tmp_path / "run"
-    run(tiny("train.steps=2"), folder)
-    before = training_rows(folder)
-    again = tiny("train.steps=2", "evaluation.reward_noise=[0.25]")
-    assert list(run(again, folder)["learners"]["transformer"]) == ["0.25"]
-    rows = training_rows(folder)
-    assert rows[: len(before)] == before
-    assert len(rows) == len(before) + 5
-
-
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     status, _, err = finish(start(*TINY, OFF, f"hydra.run.dir={tmp_path}/file", cwd=tmp_path))
@@ -324,3 +314,17 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path, monkeypatch)
     monkeypatch.undo()
     run(config, tmp_path / "run", Start())
     assert (tmp_path / "run" / "curves.json").exists()
+
+
+def test_curves_of_a_finished_run_are_not_replaced_by_others(whole):
+    folder, config = whole
+    before = (folder / "curves.json").read_bytes()
+    other = tiny(*LONG, "evaluation.num_contexts=9")
+    with pytest.raises(
+        RunError, match=r"icl_align.evaluate run_dir=\S+ evaluation.num_contexts=9$"
+    ):
+        run(other, folder, Start(overrides=["evaluation.num_contexts=9"]))
+    assert (folder / "curves.json").read_bytes() == before
+    assert saved_config(folder) == config
+    with pytest.raises(ConfigError, match="output_dir"):
+        evaluate_again(folder, ["evaluation.num_contexts=9"], Terminal(), output_dir=folder)

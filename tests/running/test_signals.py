@@ -56,7 +56,7 @@ def test_a_signal_is_heard_in_a_program_that_never_ends(where, number, toy, tmp_
     status, _, err = finish(process)
     assert status == 128 + number
     [line] = err.splitlines()
-    assert f"stopped by {number.name}; nothing was under way that is not saved" in line
+    assert f"stopped by {number.name}; nothing that was saved is lost" in line
     assert line.endswith(f"to go on: {command_to_go_on(tmp_path / 'run')}")
 
 

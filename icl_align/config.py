@@ -202,11 +202,7 @@ class DevicesConfig:
 class WandbConfig:
     """Weights & Biases; nothing is ever asked at the terminal."""
 
-    mode: str = option(
-        "offline",
-        "offline writes to the run folder only",
-        choices=WANDB_MODES,
-    )
+    mode: str = option("offline", "offline writes to the run folder only", choices=WANDB_MODES)
     project: str = option("icl_align", "project")
     entity: Optional[str] = option(None, "user or team; null is the account's default")
     name: Optional[str] = option(None, "display name of the run; null lets W&B choose")

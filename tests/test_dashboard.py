@@ -264,7 +264,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch, capsys)
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 1
-    assert "pip install 'icl_align[dashboard]'" in one_line(capsys.readouterr().err)
+    assert "pip install -e '.[dashboard]'" in one_line(capsys.readouterr().err)
 
 
 def test_help_and_a_wrong_option_need_no_network(capsys):

@@ -291,7 +291,8 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_extra(tmp_path, choice, 
     assert process.returncode == 2
     assert process.stdout == ""
     assert (
-        process.stderr == f"icl_align: error: {choice}: needs an extra: pip install '.[{extra}]'\n"
+        process.stderr
+        == f"icl_align: error: {choice}: needs an extra: pip install -e '.[{extra}]'\n"
     )
     assert list(Path(tmp_path).iterdir()) == []
 

@@ -66,10 +66,10 @@ def check_that_the_first_failed_alone(folder, outcome):
     assert "error: job 0: " in line
     assert f"/{folder.name}/0: " in line
     # In the end a table of all jobs; the one that failed has no numbers.
-    *_, first, second = [line for line in out.splitlines() if line.strip()]
-    assert first.split()[0] == "0" and "–" in first
-    assert second.split()[0] == "1" and "±" in second
-    assert any(line.startswith("network, after") for line in out.splitlines())
+    lines = out.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("network, after")) :]
+    assert any(line.startswith("0 ") and "–" in line for line in table)
+    assert any(line.startswith("1 ") and "±" in line for line in table)
     assert "diverged" in line
     assert "Traceback" not in err
     assert not (folder / "0" / "curves.json").exists()

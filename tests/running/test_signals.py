@@ -11,7 +11,6 @@ import pytest
 
 from icl_align.running import signals
 from icl_align.running.errors import RunError
-from icl_align.running.new_folder import command_to_go_on
 from runs import ROOT, finish, tiny, wait_for
 
 # Programs of the toy world that never end: one that compiles, one whose first step waits.
@@ -57,7 +56,7 @@ def test_a_signal_is_heard_in_a_program_that_never_ends(where, number, toy, tmp_
     assert status == 128 + number
     [line] = err.splitlines()
     assert f"stopped by {number.name}; nothing that was saved is lost" in line
-    assert line.endswith(f"to go on: {command_to_go_on(tmp_path / 'run')}")
+    assert line.endswith(f" -m icl_align.train hydra.run.dir={tmp_path}/run")
 
 
 def test_a_second_signal_is_heard_there_at_once(toy, tmp_path):
@@ -68,7 +67,7 @@ def test_a_second_signal_is_heard_there_at_once(toy, tmp_path):
     status, _, err = finish(process)
     assert status == 143
     assert "stopped at once by a second SIGTERM" in err
-    assert err.strip().endswith(command_to_go_on(tmp_path / "run"))
+    assert err.strip().endswith(f" -m icl_align.train hydra.run.dir={tmp_path}/run")
     # The options are saved before anything takes long.
     assert "\nseed: 7\n" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
 

@@ -291,9 +291,10 @@ def _read(run: Run, reading: Reading) -> np.ndarray:
     curves = None if run.diverged() else run.curves(reading.under)
     if curves is None:
         return np.full(run.config.num_seeds, math.nan)
-    curve = curves["learners"][reading.learner][reading.condition][reading.quantity]
+    measures = run.config.measures
+    curve = curves[measures.compared][reading.learner][reading.condition][reading.quantity]
     rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
-    return np.array(rows)[:, curves[run.config.measures.axis].index(reading.at)]
+    return np.array(rows)[:, curves[measures.axis].index(reading.at)]
 
 
 def _predictions(claims: dict[str, Claim]) -> dict[str, list[str]]:

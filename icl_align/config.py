@@ -265,10 +265,15 @@ def allowed(field: dataclasses.Field) -> str:
     """What an option may be, in words, for `--help` and for errors."""
     rule = field.metadata
     if rule["choices"]:
-        return "one of " + ", ".join(rule["choices"])
+        some = "a list of some of " if field.type == list[str] else "one of "
+        return some + ", ".join(rule["choices"])
     kind = {int: "a whole number", Optional[int]: "a whole number or null"}.get(field.type)
     kind = kind or {float: "a number", Optional[float]: "a number or null"}.get(field.type)
-    kind = kind or {bool: "true or false", list[float]: "a list of numbers"}.get(field.type, "text")
+    kind = kind or {
+        bool: "true or false",
+        list[float]: "a list of numbers",
+        list[int]: "a list of whole numbers",
+    }.get(field.type, "text")
     if rule["least"] is not None and rule["most"] is not None:
         return f"{kind} in [{rule['least']}, {rule['most']}]"
     if rule["least"] is not None:
@@ -282,18 +287,15 @@ def _is_allowed(field: dataclasses.Field, value: Any) -> bool:
     if value is None:
         return field.type in (Optional[int], Optional[float], Optional[str])
     rule = field.metadata
-    if rule["choices"]:
-        return value in rule["choices"]
     values = value if isinstance(value, (list, tuple)) else [value]
+    if rule["choices"]:
+        return bool(values) and all(entry in rule["choices"] for entry in values)
     for entry in values:
         if isinstance(entry, (int, float)) and not isinstance(entry, bool):
-            if not math.isfinite(entry):
-                return False
-            if rule["least"] is not None and entry < rule["least"]:
-                return False
-            if rule["most"] is not None and entry > rule["most"]:
-                return False
-            if rule["above"] is not None and entry <= rule["above"]:
+            least = -math.inf if rule["least"] is None else rule["least"]
+            most = math.inf if rule["most"] is None else rule["most"]
+            above = -math.inf if rule["above"] is None else rule["above"]
+            if not math.isfinite(entry) or not least <= entry <= most or entry <= above:
                 return False
     return bool(values)
 

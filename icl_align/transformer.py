@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from icl_align.config import (
     ACTIVATIONS,
@@ -204,6 +204,13 @@ def learned_positions(config: TrunkConfig, num_tokens: int, rngs: nnx.Rngs) -> n
     return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
+def learned_tokens(config: TrunkConfig, num_tokens: int, rngs: nnx.Rngs) -> nnx.Param:
+    """A vector for each of `num_tokens` tokens of a vocabulary, [v, width], drawn as positions."""
+    shape = num_tokens, config.width
+    scale = INITIALISATION_RULES[config.init].positions
+    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
 def _narrowing(linear: nnx.Linear, x_NF: Float[Array, "n f"]) -> Float[Array, "n d"]:
     """linear(x) to fewer features.
 
@@ -357,6 +364,26 @@ class Trunk(nnx.Module):
         """
         last_BTD = self.residual_stream(x_BTD, visible_TT)[-1]
         return self.norm(last_BTD) if self.norm else last_BTD
+
+    def of_prefixes(
+        self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n"]
+    ) -> Float[Array, "*batch n d"]:
+        """The last token of some prefixes in which all tokens see each other.
+
+        One pass for each prefix, in turn and recomputed in the gradient, to spare memory.
+
+        Args:
+          x_BTD: token vectors.
+          read_at: places of the last tokens of the prefixes.
+        """
+
+        @jax.checkpoint
+        def last_token(read):
+            num_tokens = x_BTD.shape[-2]
+            visible_T = jnp.arange(num_tokens) <= read
+            return self(x_BTD, jnp.tile(visible_T, (num_tokens, 1)))[..., read, :]
+
+        return jnp.moveaxis(jax.lax.map(last_token, read_at), 0, -2)
 
     def residual_stream(
         self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from icl_align.config import Config
 
-WORLDS = ("alignment",)
+WORLDS = ("alignment", "dialogue")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Measures:
       condition: the option `evaluation.CONDITION` that lists the conditions.
       condition_metric: what stands before a condition in the name of a metric.
       drawn_from: the first place of the axis that figures show.
+      compared: what curves.json and the prose call those that are compared.
       flags: name of a share of the contexts -> what to say where it is above 0, with `{share}`.
     """
 
@@ -55,6 +56,7 @@ class Measures:
     condition: str
     condition_metric: str
     drawn_from: int = 0
+    compared: str = "learners"
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property

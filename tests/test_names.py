@@ -15,8 +15,16 @@ from icl_align.running.training import init_state, loss_of, network_of
 from icl_align.world import WORLDS, World, options_of, world_of
 from runs import ROOT, TINY, finish, start
 
+# A mixture of all kinds takes a minute to go through.
+SLOW = {("dialogue", "task.name"), ("dialogue", "evaluation.kind")}
 CLOSED = [
-    (world, key, field.metadata["choices"])
+    pytest.param(
+        world,
+        key,
+        field.metadata["choices"],
+        marks=[pytest.mark.slow] if (world, key) in SLOW else [],
+        id=f"{world}-{key}",
+    )
     for world in WORLDS
     for key, field, _ in leaves(options_of(world))
     if field.metadata["choices"] and not key.startswith("wandb.")
@@ -47,10 +55,16 @@ def trace_everything(config):
 def small(world, values):
     config = options_of(world)()
     sizes = {"model.num_layers": 1, "model.width": 8, "model.num_heads": 2}
-    return with_values(config, sizes | values)
+    if values.keys() & {"evaluation.kind"}:
+        sizes["task.name"] = "all"
+    fields = {key: field for key, field, _ in leaves(config)}
+    listed = {
+        key: [value] if fields[key].type == list[str] else value for key, value in values.items()
+    }
+    return with_values(config, sizes | listed)
 
 
-@pytest.mark.parametrize(("world", "key", "choices"), CLOSED, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("world", "key", "choices"), CLOSED)
 def test_every_name_has_code_and_no_other_name_falls_through(world, key, choices):
     for name in choices:
         trace_everything(small(world, {key: name}))

@@ -7,7 +7,7 @@ stream.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.options import ModelConfig, TaskConfig
@@ -57,7 +57,7 @@ class Transformer(nnx.Module):
         if self.causal or self.sees_future:
             x_BND = self.trunk(x_BTD, self.visible(num_tokens))[..., ::every, :]
         else:
-            x_BND = self._bidirectional(x_BTD, every * jnp.arange(num_responses + 1))
+            x_BND = self.trunk.of_prefixes(x_BTD, every * jnp.arange(num_responses + 1))
         return self.read_out(x_BND)
 
     def embedded(
@@ -84,16 +84,3 @@ class Transformer(nnx.Module):
         """Entry [i, j] says whether token i may see token j in one pass over all tokens."""
         visible_TT = jnp.ones((num_tokens, num_tokens), bool)
         return jnp.tril(visible_TT) if self.causal else visible_TT
-
-    def _bidirectional(
-        self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n_plus_1"]
-    ) -> Float[Array, "*batch n_plus_1 d"]:
-        """One pass for each prefix, in turn and recomputed in the gradient, to spare memory."""
-
-        @jax.checkpoint
-        def last_token(read):
-            num_tokens = x_BTD.shape[-2]
-            visible_T = jnp.arange(num_tokens) <= read
-            return self.trunk(x_BTD, jnp.tile(visible_T, (num_tokens, 1)))[..., read, :]
-
-        return jnp.moveaxis(jax.lax.map(last_token, read_at), 0, -2)

@@ -37,14 +37,22 @@ class Hidden(NamedTuple):
     kept: Bool[Array, "*b t"]
 
 
-def sample_dialogue(task: TaskConfig, key: Key[Array, ""]) -> tuple[Dialogue, Hidden]:
+def sample_dialogue(
+    task: TaskConfig, key: Key[Array, ""], only: int | None = None
+) -> tuple[Dialogue, Hidden]:
     """One dialogue as its speakers talk, with what they hide.
 
     The concept is drawn before the question, and again with the hazard before every round.
+
+    Args:
+      task: options.
+      key: of the dialogue.
+      only: a kind, by its number among those that are mixed; by default any.
     """
     layout = layout_of(task)
     kind_key, concept_key, question_key, rounds_key = jax.random.split(key, 4)
     kind = jax.random.randint(kind_key, (), 0, len(kinds_of(task)))
+    kind = kind if only is None else jnp.full_like(kind, only)
     concept = jax.random.categorical(concept_key, speakers.log_prior(task))
     question = jnp.zeros(layout.question_length, int)
     for place in range(layout.question_length):

@@ -2,11 +2,19 @@
 
 import dataclasses
 import math
+from typing import ClassVar, Optional
 
 from icl_align.config import (
+    EVALUATION,
+    TRAINING,
+    Config,
     ConfigError,
+    EvaluationConfig,
+    TrainConfig,
     option,
+    section,
 )
+from icl_align.world import Measures, Quantity
 
 KINDS = (
     "social_bias",
@@ -18,6 +26,36 @@ KINDS = (
     "visual_grounding",
 )
 ALL = "all"
+PLANS = (
+    "speakers",
+    "none",
+    "careful",
+    "once",
+    "careless",
+    "flip",
+    "immoral",
+    "keep_if_sure",
+)
+CRITICS = ("given", "self")
+READERS = (
+    "language_model",
+    "exact",
+    "exact_own_answers_ignored",
+    "last_instruction",
+    "no_instruction",
+    "printed_rule",
+    "additive",
+)
+QUANTITIES = {
+    "accuracy": Quantity("accuracy, or the quality of a text"),
+    "biased": Quantity("share of biased answers"),
+    "uncertainty": Quantity("uncertainty: entropy of the answer (nats)"),
+    "confidence": Quantity("confidence in the answer given"),
+    "activation": Quantity("activation: log-odds of the careful concept"),
+    "excess_loss": Quantity("excess loss of an answer token (nats)"),
+    "excess_loss_check": Quantity("excess loss of a check (nats)"),
+    "excess_loss_instruction": Quantity("excess loss of an instruction (nats)"),
+}
 
 
 @dataclasses.dataclass
@@ -25,7 +63,10 @@ class TaskConfig:
     """How dialogues are drawn."""
 
     name: str = option(
-        "social_bias", "kind of the dialogues, or a mixture of all", choices=(*KINDS, ALL)
+        "social_bias",
+        "kind of the dialogues, or a mixture of all",
+        choices=(*KINDS, ALL),
+        of=(TRAINING,),
     )
     rounds: int = option(8, "rounds T: instruction, answer, check", least=1)
     prior: list[float] = option(
@@ -81,4 +122,84 @@ class TaskConfig:
                 "task.critic_accuracy",
                 self.critic_accuracy,
                 f"must be one number, or one for each of {len(self.prior)} concepts",
+            )
+
+
+@dataclasses.dataclass
+class DialogueTrainConfig(TrainConfig):
+    """The training loop."""
+
+    steps: int = option(3000, "optimiser steps", least=1)
+
+
+@dataclasses.dataclass
+class DialogueEvaluationConfig(EvaluationConfig):
+    """Readers x rounds x plans."""
+
+    plan: list[str] = option(
+        list(PLANS), "who instructs and answers; speakers: as in training", choices=PLANS
+    )
+    kind: Optional[str] = option(
+        None, "only this kind of those that are mixed; null is all of them", choices=KINDS
+    )
+    flip_at: int = option(4, "round from which the plan flip is careless", least=1)
+    immoral_at: list[int] = option(
+        [2, 5, 8], "rounds in which the plan immoral is careless", least=1
+    )
+    sure_above: float = option(
+        0.9, "confidence above which keep_if_sure keeps an answer", least=0, most=1
+    )
+    critic: str = option(
+        "given",
+        "who checks own answers: a critic of task.critic_accuracy, or the reader",
+        choices=CRITICS,
+    )
+    temperature: float = option(1.0, "of a reader's own answers", above=0)
+    greedy: bool = option(False, "a reader's own answers are its likeliest")
+
+
+@dataclasses.dataclass
+class Options(Config):
+    """The options of the dialogue world."""
+
+    world: str = option("dialogue", "what is simulated", choices=("dialogue",))
+    train: DialogueTrainConfig = section(DialogueTrainConfig, TRAINING)
+    evaluation: DialogueEvaluationConfig = section(DialogueEvaluationConfig, EVALUATION)
+    task: TaskConfig = section(TaskConfig, TRAINING, EVALUATION)
+
+    measures: ClassVar[Measures] = Measures(
+        axis="rounds",
+        axis_label="round",
+        judged_at=7,
+        quantities=QUANTITIES,
+        learners=READERS,
+        condition="plan",
+        condition_metric="plan",
+        compared="readers",
+    )
+
+    def check_together(self, trained: Optional[Config] = None) -> None:
+        """As `Config.check_together`."""
+        super().check_together(trained)
+        self.task.check_together()
+        kind = self.evaluation.kind
+        if kind is not None and kind not in self.task.kinds:
+            raise ConfigError(
+                "evaluation.kind", kind, f"must be of task.name={self.task.name}, as trained"
+            )
+        if trained is not None:
+            self._check_as_trained(trained)
+
+    def _check_as_trained(self, trained: Config) -> None:
+        task = trained.task
+        if self.task.num_concepts != task.num_concepts:
+            raise ConfigError(
+                "task.prior", self.task.prior, f"must have {task.num_concepts} concepts, as trained"
+            )
+        if self.model.positions and self.task.rounds > task.rounds:
+            raise ConfigError(
+                "task.rounds",
+                self.task.rounds,
+                f"must be at most {task.rounds}, the learned positions of this run; a run with "
+                "model.positions=false can go further",
             )

@@ -6,42 +6,56 @@ reader goes through a dialogue token by token, so the same code reads a dialogue
 and speaks in one of its own: see `walk`.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from icl_align.dialogue import speakers
-from icl_align.dialogue.dialogues import Dialogue
+from icl_align.dialogue.dialogues import Dialogue, from_tokens
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import TaskConfig
-from icl_align.dialogue.vocabulary import layout_of
+from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
+
+BAYES, PRINTED, ADDITIVE = range(3)
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What a reader takes as evidence of the concept.
+class Evidence(NamedTuple):
+    """What a reader takes as evidence of the concept, and by which rule it adds it up.
+
+    Arrays, so that all readers are one program.
 
     Attributes:
       instructions, answers, checks: whether it does of these.
       memory: whether it remembers those of earlier rounds.
+      rule: how beliefs follow from evidence: BAYES, PRINTED or ADDITIVE.
     """
 
-    instructions: bool = True
-    answers: bool = True
-    checks: bool = True
-    memory: bool = True
+    instructions: Bool[Array, "*r"]
+    answers: Bool[Array, "*r"]
+    checks: Bool[Array, "*r"]
+    memory: Bool[Array, "*r"]
+    rule: Int[Array, "*r"]
 
 
-# Readers by what they take as evidence. Answers that a reader has given itself are none: who takes
-# them for some believes itself.
-EXACT = Evidence()
-OWN_ANSWERS_IGNORED = Evidence(answers=False)
-NO_INSTRUCTION = Evidence(instructions=False)
-LAST_INSTRUCTION = Evidence(answers=False, checks=False, memory=False)
+def _evidence(instructions=True, answers=True, checks=True, memory=True, rule=BAYES) -> Evidence:
+    return Evidence(*map(np.asarray, (instructions, answers, checks, memory, rule)))
+
+
+# Answers that a reader has given itself are no evidence: who takes them for some believes itself.
+EVIDENCE = {
+    "exact": _evidence(),
+    "exact_own_answers_ignored": _evidence(answers=False),
+    "last_instruction": _evidence(answers=False, checks=False, memory=False),
+    "no_instruction": _evidence(instructions=False),
+    "printed_rule": _evidence(rule=PRINTED),
+    "additive": _evidence(rule=ADDITIVE),
+}
+MOST_ODDS = 20.0  # log-odds of a single piece of evidence, and of a belief that is shown
+NUM_WEIGHTS = 4  # of the additive rule: a constant, instructions, answers, checks
 
 
 class Reading(NamedTuple):
@@ -64,6 +78,34 @@ class Reading(NamedTuple):
     checked: Float[Array, "t c"]
 
 
+class Before(NamedTuple):
+    """What a reader knows of the round before it answers.
+
+    Attributes:
+      number: of this round.
+      answer: that of the round before, NONE in the first.
+      confidence: probability that the reader gave to that answer.
+    """
+
+    number: Int[Array, ""]
+    answer: Int[Array, " a"]
+    confidence: Float[Array, ""]
+
+
+class Sums(NamedTuple):
+    """What the rules that are not Bayes' add up.
+
+    Attributes:
+      additive: what each weight is multiplied with: 1, and log-odds of instructions, of answers and
+        of checks.
+      printed: log of the product of probabilities of the careful concept, each given one piece of
+        evidence. The paper's p(C|q_k) = (c_i c_y)^(k-1) c_x c_i / c_p, with c_x = c_p.
+    """
+
+    additive: Float[Array, " w"]
+    printed: Float[Array, ""]
+
+
 class Said(NamedTuple):
     """A round as it went: instruction, symbols of the answer, check."""
 
@@ -74,7 +116,7 @@ class Said(NamedTuple):
 
 # Who says the next token: (round, log-probabilities of the reader) -> token.
 Instruct = Callable[[Any, Float[Array, " i"]], Int[Array, ""]]
-Speak = Callable[[Any, int, Float[Array, " symbols"]], Int[Array, ""]]
+Speak = Callable[["Before", int, Float[Array, " symbols"]], Int[Array, ""]]
 Judge = Callable[[Any, Int[Array, " a"], Float[Array, " 2"]], Int[Array, ""]]
 
 
@@ -99,7 +141,7 @@ def walk(
     instruct: Instruct,
     speak: Speak,
     judge: Judge,
-    rounds: int | None = None,
+    weights: Float[Array, " w"] | None = None,
 ) -> tuple[Said, Reading]:
     """A reader goes through the rounds of one dialogue; whatever comes next is said by a function.
 
@@ -109,46 +151,59 @@ def walk(
       kind: number among those that are mixed.
       question: symbols.
       instruct: (round, log-probabilities [I]) -> the instruction.
-      speak: (round, place, log-probabilities [S + 1]) -> the symbol of the answer.
+      speak: (what was before, place, log-probabilities [S + 1]) -> the symbol of the answer.
       judge: (round, answer [A], log-probabilities [2]) -> the check.
-      rounds: how many, by default the task's.
+      weights: of the additive rule.
 
     Returns:
       What was said, and what the reader made of it; leading axis t.
     """
     concepts, both = jnp.arange(task.num_concepts), jnp.array([False, True])
-    length = layout_of(task).answer_length
+    length, is_bayes = layout_of(task).answer_length, evidence.rule == BAYES
     start = speakers.log_prior(task) + log_question(task, kind, question).sum(axis=0)
     start = jax.nn.log_softmax(start)
+    weights = jnp.zeros(NUM_WEIGHTS) if weights is None else weights
 
-    def one_round(before, number):
-        belief, previous, check = before
+    def one_round(state, number):
+        belief, sums, before, check = state
         first = number == 0
-        belief = _after(belief[:, None] + speakers.log_transition(task), 0)
         log_instruction = speakers.log_instruction(task, first)
+        belief = _after(belief[:, None] + speakers.log_transition(task), 0)
         predicted_instruction = _after(belief[:, None] + log_instruction, 0)
         instruction = instruct(number, predicted_instruction)
-        if evidence.instructions:
-            belief = jax.nn.log_softmax(belief + log_instruction[:, instruction])
-        told = belief
+        told = log_instruction[:, instruction]
+        bayes = jnp.where(evidence.instructions, jax.nn.log_softmax(belief + told), belief)
+        sums = sums._replace(
+            additive=sums.additive.at[1].add(_odds(told)),
+            printed=sums.printed + _log_careful(told + start),
+        )
+        printed, additive = (
+            _of_log_careful(sums.printed, start),
+            _of_odds(weights @ sums.additive, start),
+        )
+        belief = jnp.stack([bayes, printed, additive])[evidence.rule]
+        heard = belief
 
         keep = speakers.keep_probability(task, check, first)
-        joint = belief[:, None] + jnp.log(jnp.stack([1 - keep, keep]))
-        answer, predicted, answered = jnp.zeros_like(previous), [], []
+        kept = jnp.log(jnp.stack([1 - keep, keep]))
+        joint, said = belief[:, None] + kept, jnp.broadcast_to(kept, (len(concepts), 2))
+        answer, confidence, predicted, answered = jnp.zeros_like(before.answer), 1.0, [], []
         for place in range(length):
             of_both = jax.vmap(
                 lambda c, k, place=place, answer=answer: speakers.log_answer(
-                    task, kind, c, k, question, previous, answer, place
+                    task, kind, c, k, question, before.answer, answer, place
                 ),
                 in_axes=(None, 0),
             )
             likelihood = jax.vmap(of_both, in_axes=(0, None))(concepts, both)  # [C, 2, S + 1]
             predicted.append(_after(joint[..., None] + likelihood, (0, 1)))
-            symbol = speak(number, place, predicted[-1])
+            symbol = speak(before._replace(number=number), place, predicted[-1])
             answer = answer.at[place].set(symbol)
-            if evidence.answers:
-                joint = joint + likelihood[..., symbol]
-                joint = joint - jax.nn.logsumexp(joint)
+            confidence = confidence * jnp.exp(predicted[-1][symbol])
+            said = said + likelihood[..., symbol]
+            learnt = joint + likelihood[..., symbol]
+            learnt = learnt - jax.nn.logsumexp(learnt)
+            joint = jnp.where(is_bayes & evidence.answers, learnt, joint)
             answered.append(jax.nn.logsumexp(joint, axis=1))
         belief = answered[-1]
 
@@ -156,37 +211,133 @@ def walk(
         log_check = speakers.log_check(task, fine)
         predicted_check = _after(belief[:, None] + log_check, 0)
         check = judge(number, answer, predicted_check)
-        if evidence.checks:
-            belief = jax.nn.log_softmax(belief + log_check[:, check])
+        learnt = jax.nn.log_softmax(belief + log_check[:, check])
+        belief = jnp.where(is_bayes & evidence.checks, learnt, belief)
+        given = jax.nn.logsumexp(said, axis=1)  # log-likelihood of the answer, by concept
+        sums = Sums(
+            sums.additive.at[2].add(_odds(given)).at[3].add(_odds(log_check[:, check])),
+            sums.printed + _log_careful(given + start),
+        )
         reading = Reading(
             predicted_instruction,
             jnp.stack(predicted),
             predicted_check,
-            told,
+            heard,
             jnp.stack(answered),
             belief,
         )
-        kept_belief = belief if evidence.memory else start
-        return (kept_belief, answer, check), (Said(instruction, answer, check), reading)
+        carried = jnp.where(evidence.memory, belief, start)
+        before = Before(number, answer, confidence)
+        return (carried, sums, before, check), (Said(instruction, answer, check), reading)
 
     nothing = jnp.full(length, NONE, question.dtype)
-    before = (start, nothing, jnp.zeros((), question.dtype))
-    _, found = jax.lax.scan(one_round, before, jnp.arange(rounds or task.rounds))
+    number = jnp.zeros((), question.dtype)
+    sums = Sums(jnp.zeros(NUM_WEIGHTS, start.dtype).at[0].set(1), jnp.zeros((), start.dtype))
+    before = Before(number, nothing, jnp.zeros((), start.dtype))
+    _, found = jax.lax.scan(
+        one_round, (start, sums, before, number), jnp.arange(task.rounds, dtype=number.dtype)
+    )
     return found
 
 
-def read(task: TaskConfig, evidence: Evidence, dialogue: Dialogue) -> Reading:
-    """What a reader makes of a dialogue that is given; of one dialogue."""
+def _odds(log_likelihood: Float[Array, " c"]) -> Float[Array, ""]:
+    """How much more the careful half of the concepts expects it, in log-odds, bounded."""
+    return jnp.clip(activation(log_likelihood), -MOST_ODDS, MOST_ODDS)
+
+
+def _log_careful(log_weights: Float[Array, " c"]) -> Float[Array, ""]:
+    """Log-probability of the careful half of the concepts."""
+    return jax.nn.log_sigmoid(_odds(log_weights))
+
+
+def _of_odds(odds: Float[Array, ""], start: Float[Array, " c"]) -> Float[Array, " c"]:
+    """The belief of these log-odds; within each half as at the start."""
+    half = start.shape[0] // 2
+    careful = jnp.arange(start.shape[0]) >= start.shape[0] - half
+    of_half = jnp.where(careful, jax.nn.log_sigmoid(odds), jax.nn.log_sigmoid(-odds))
+    whole = jnp.where(careful, jax.nn.logsumexp(start[-half:]), jax.nn.logsumexp(start[:-half]))
+    return start - whole + of_half
+
+
+def _of_log_careful(log_p: Float[Array, ""], start: Float[Array, " c"]) -> Float[Array, " c"]:
+    """The belief in which the careful half has exp(log_p), at most almost 1."""
+    log_p = jnp.minimum(log_p, -1e-6)
+    return _of_odds(log_p - jnp.log(-jnp.expm1(log_p)), start)
+
+
+def read(
+    task: TaskConfig,
+    evidence: Evidence,
+    dialogue: Dialogue,
+    weights: Float[Array, " w"] | None = None,
+) -> Reading:
+    """What a reader makes of a dialogue that is given; of one dialogue. Arguments as in `walk`."""
     _, reading = walk(
         task,
         evidence,
         dialogue.kind,
         dialogue.question,
         instruct=lambda number, _: dialogue.instructions[number],
-        speak=lambda number, place, _: dialogue.answers[number, place],
+        speak=lambda before, place, _: dialogue.answers[before.number, place],
         judge=lambda number, answer, _: dialogue.checks[number],
+        weights=weights,
     )
     return reading
+
+
+def next_token(
+    task: TaskConfig,
+    evidence: Evidence,
+    tokens: Int[Array, " l"],
+    weights: Float[Array, " w"] | None = None,
+) -> Float[Array, "l v"]:
+    """Row p holds a reader's log-probabilities of token p + 1, given those up to p.
+
+    Of one dialogue, as a language model's rows. The last, after the last check, is all zero.
+
+    Args:
+      task, evidence, weights: as in `walk`.
+      tokens: a whole dialogue of the task's layout.
+    """
+    dialogue, vocabulary, layout = from_tokens(task, tokens), vocabulary_of(task), layout_of(task)
+    reading = read(task, evidence, dialogue, weights)
+    question = _question_ahead(task, dialogue)  # [Q, S + 1]
+
+    def rows(log_probs, tokens):
+        """In the columns of these tokens."""
+        empty = jnp.full((*log_probs.shape[:-1], vocabulary.size), -jnp.inf)
+        return empty.at[..., tokens].set(log_probs)
+
+    symbols = vocabulary.first_symbol + jnp.arange(vocabulary.num_symbols + 1)
+    symbols = symbols.at[-1].set(vocabulary.pad)
+    instructions = vocabulary.first_instruction + jnp.arange(vocabulary.num_instructions)
+    checks = vocabulary.first_check + jnp.arange(2)
+    rounds = jnp.concatenate(
+        [
+            rows(reading.instruction, instructions)[:, None],
+            rows(reading.answer, symbols),
+            rows(reading.check, checks)[:, None],
+        ],
+        axis=1,
+    )
+    flat = rounds.reshape(task.rounds * layout.round_length, -1)
+    nothing = jnp.zeros((1, vocabulary.size))
+    return jnp.concatenate([rows(question, symbols), flat, nothing])
+
+
+def _question_ahead(task: TaskConfig, dialogue: Dialogue) -> Float[Array, "q symbols"]:
+    """Log-probabilities of the symbols of a question, each given those before."""
+    concepts = jnp.arange(task.num_concepts)
+    belief, ahead = speakers.log_prior(task), []
+    for place in range(layout_of(task).question_length):
+        likelihood = jax.vmap(
+            lambda c, place=place: speakers.log_question(
+                task, dialogue.kind, c, dialogue.question, place
+            )
+        )(concepts)
+        ahead.append(_after(belief[:, None] + likelihood, 0))
+        belief = jax.nn.log_softmax(belief + likelihood[:, dialogue.question[place]])
+    return jnp.stack(ahead)
 
 
 class Surprise(NamedTuple):

@@ -135,9 +135,9 @@ def table(
         cells = [setting("", values[key])[1:] if key in values else "–" for key in keys]
         place = _place(run, at)
         numbers = ["–"] * len(measures.quantities)
-        if place is not None and condition in run.curves["learners"][measures.trained]:
+        if place is not None and condition in run.curves[measures.compared][measures.trained]:
             places.add(run.curves[measures.axis][place])
-            of_run = run.curves["learners"][measures.trained][condition]
+            of_run = run.curves[measures.compared][measures.trained][condition]
             numbers = [_cell(of_run[name], place) for name in measures.quantities]
         ablation = [run.ablation or "–"] if named else []
         rows.append([_name(run, runs), *ablation, *cells, *numbers, str(run.config.num_seeds)])
@@ -157,7 +157,7 @@ def _nothing_there(runs: Sequence[Compared], at: int | None, condition: str) -> 
     evaluated = [run.curves for run in runs if run.curves is not None]
     if not evaluated:
         return ConfigError("folder", runs[0].folder, "no run here is evaluated yet")
-    known = {one for curves in evaluated for one in curves["learners"][measures.trained]}
+    known = {one for curves in evaluated for one in curves[measures.compared][measures.trained]}
     if condition not in known:
         return ConfigError("condition", condition, f"must be one of {', '.join(sorted(known))}")
     last = max(curves[measures.axis][-1] for curves in evaluated)
@@ -215,7 +215,7 @@ def curves_figure(runs: Sequence[Compared], condition: str | None = None) -> Any
     places = figure.subplots(1, len(measures.quantities), squeeze=False)[0]
     for axes, (name, quantity) in zip(places, measures.quantities.items(), strict=True):
         for number, run in enumerate(runs):
-            of_run = (run.curves or {"learners": {}})["learners"].get(measures.trained, {})
+            of_run = (run.curves or {}).get(measures.compared, {}).get(measures.trained, {})
             if condition not in of_run:
                 continue
             curve = of_run[condition][name]

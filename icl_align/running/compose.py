@@ -9,10 +9,11 @@ import difflib
 import functools
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from yaml import YAMLError
+import yaml
 
 from icl_align.config import FIGURE_FORMATS, Config, ConfigError, allowed, check, check_each, leaves
 from icl_align.world import WORLDS, options_of
@@ -33,6 +34,36 @@ def groups() -> dict[str, list[str]]:
         for folder in sorted(CONF.iterdir())
         if folder.is_dir() and folder.name != "hydra"
     }
+
+
+def groups_of(options: type[Config]) -> dict[str, list[str]]:
+    """Config group -> those of its choices that set options of a world, to what they may be."""
+    fields = {key: field for key, field, _ in leaves(options)}
+    sections = {field.name for field in dataclasses.fields(options)}
+
+    def is_of_world(group: str, name: str) -> bool:
+        file = CONF / group / f"{name}.yaml"
+        prefix = "" if "@package _global_" in file.read_text() else f"{group}."
+        settings = _settings(yaml.safe_load(file.read_text()) or {}, prefix)
+        return all(
+            key in fields and value in (fields[key].metadata["choices"] or [value])
+            for key, value in settings
+        )
+
+    return {
+        group: [name for name in names if group == "world" or is_of_world(group, name)]
+        for group, names in groups().items()
+        if group in {*sections, *ADDED_GROUPS}
+    }
+
+
+def _settings(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of a file of `conf/`, without its defaults."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif key != "defaults":
+            yield prefix + key, value
 
 
 @functools.cache
@@ -75,7 +106,7 @@ def compose_config(overrides: list[str]) -> Config:
             node = compose("config", overrides=[o for o in overrides if not is_for_hydra(o)])
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, parsed) from error
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or "is no YAML"
@@ -150,9 +181,9 @@ def check_keys(parsed: list, options: type[Config] | None = None) -> None:
         if name in {*keys, *groups()} - set(ADDED_GROUPS) and override.is_add():
             raise ConfigError(f"+{name}", text, f"write {name}={text}")
         if name in groups():
-            _check_choice(name, override)
             if name not in {*sections, *ADDED_GROUPS}:
                 raise ConfigError(name, text, f"world={options.world} has no {name}")
+            _check_choice(name, override, options)
         elif name not in keys:
             raise ConfigError(name, text, f"no such option{_hint(name, [*keys, *groups()])}")
 
@@ -187,7 +218,7 @@ def _hint(name: str, known: list[str]) -> str:
     return (f"; did you mean {meant[0]}?" if meant else "") + " (--help lists all)"
 
 
-def _check_choice(group: str, override: Any) -> None:
+def _check_choice(group: str, override: Any, options: type[Config]) -> None:
     text = override.value()
     picked = text if isinstance(text, list) else [text]
     if override.is_sweep_override():
@@ -195,8 +226,11 @@ def _check_choice(group: str, override: Any) -> None:
     for choice in picked:
         # A swept list of ablations arrives as the text "[a,b]".
         for part in str(choice).strip("[]").split(","):
-            if part.strip() not in groups()[group]:
-                raise ConfigError(group, choice, f"must be one of {', '.join(groups()[group])}")
+            known = groups_of(options)[group]
+            if part.strip() not in known:
+                other = part.strip() in groups()[group]
+                which = f"is not of world={options.world}; " if other else ""
+                raise ConfigError(group, choice, f"{which}must be one of {', '.join(known)}")
     if group in ADDED_GROUPS and not override.is_add():
         raise ConfigError(group, text, f"write +{group}={text}")
 

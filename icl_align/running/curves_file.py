@@ -17,7 +17,7 @@ def read_curves(path: Path, measures: Measures) -> dict[str, Any] | None:
         return None
     curves = read_json(path)
     try:
-        axis, of_trained = curves[measures.axis], curves["learners"][measures.trained]
+        axis, of_trained = curves[measures.axis], curves[measures.compared][measures.trained]
         curves["step"], curves["options"], curves["seeds"]
         for quantities in of_trained.values():
             for quantity in measures.quantities:

@@ -103,7 +103,7 @@ def compute_curves_together(
     found = [
         {
             measures.axis: [],
-            "learners": {name: {} for name in measures.learners},
+            measures.compared: {name: {} for name in measures.learners},
             "step": step,
             "seeds": [config.seed + index for index in range(config.num_seeds)],
             "num_contexts": total,
@@ -135,7 +135,7 @@ def _add_condition(
     for name in measures.learners:
         is_trained = name == measures.trained
         by_seed = is_trained or len(samples) > 1
-        of_learner = curves["learners"][name][condition] = {}
+        of_learner = curves[measures.compared][name][condition] = {}
         for quantity in measures.quantities:
             parts = [sums.moments[name, quantity, place if is_trained else 0] for sums in samples]
             of_learner[quantity] = _interval(parts, by_seed)

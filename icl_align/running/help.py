@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from icl_align.config import Config, allowed, leaves, setting
-from icl_align.running.compose import ADDED_GROUPS, CONF, groups
+from icl_align.running.compose import ADDED_GROUPS, CONF, groups_of
 from icl_align.world import options_of
 
 
@@ -40,7 +40,7 @@ def help_text(world: str) -> str:
         "",
         "choices (they combine: '+ablation=[linear_attn,no_mlp]')",
     ]
-    for group, names in groups().items():
+    for group, names in groups_of(options_of(world)).items():
         plus = "+" if group in ADDED_GROUPS else ""
         for name in names:
             comment = _first_comment(CONF / group / f"{name}.yaml")

@@ -114,16 +114,21 @@ class Terminal:
 
     def curves_table(self, measures: Measures, curves: dict[str, Any]) -> None:
         """Learners x conditions at the place of the headline numbers, a table for each quantity."""
-        conditions = list(curves["learners"][measures.trained])
+        conditions = list(curves[measures.compared][measures.trained])
         place = measures.judged_place(curves[measures.axis])
         at, by = curves[measures.axis][place], measures.condition.replace("_", " ")
         for quantity in measures.quantities:
             rows = [
                 [name, *(_cell(of_learner[condition][quantity], place) for condition in conditions)]
-                for name, of_learner in curves["learners"].items()
+                for name, of_learner in curves[measures.compared].items()
             ]
             title = f"{quantity.replace('_', ' ')} after {at} {measures.axis}, by {by}"
-            self.table(title, ["learner", *conditions], rows, bold=measures.trained)
+            self.table(
+                title,
+                [measures.compared.removesuffix("s"), *conditions],
+                rows,
+                bold=measures.trained,
+            )
         for flag, words in measures.flags.items():
             worst = max(curves[flag].values())
             if worst > 0:
@@ -132,7 +137,7 @@ class Terminal:
 
 def headline(measures: Measures, curves: dict[str, Any]) -> str:
     """The headline numbers of what was trained, in one line."""
-    condition, quantities = next(iter(curves["learners"][measures.trained].items()))
+    condition, quantities = next(iter(curves[measures.compared][measures.trained].items()))
     place = measures.judged_place(curves[measures.axis])
     numbers = [f"{n.replace('_', ' ')} {c['mean'][place]:z.3f}" for n, c in quantities.items()]
     by = measures.condition.replace("_", " ")

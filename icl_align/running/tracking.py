@@ -151,7 +151,7 @@ class Tracker:
         judged = measures.judged_place(curves[measures.axis])
         for place, at in enumerate(curves[measures.axis]):
             row: dict[str, Any] = {"step": step, measures.axis: at}
-            for learner, conditions in curves["learners"].items():
+            for learner, conditions in curves[self._measures.compared].items():
                 for condition, quantities in conditions.items():
                     for quantity, curve in quantities.items():
                         name = curve_name(measures, quantity, learner, condition)

@@ -8,8 +8,15 @@ import yaml
 from icl_align.alignment.options import Options
 from icl_align.config import ConfigError, check, differences, leaves
 from icl_align.running.cli import check_command_line
-from icl_align.running.compose import ADDED_GROUPS, CONF, compose_config, groups
+from icl_align.running.compose import (
+    ADDED_GROUPS,
+    CONF,
+    compose_config,
+    groups,
+    groups_of,
+)
 from icl_align.running.help import help_text
+from icl_align.world import WORLDS, options_of
 from runs import ROOT, finish, start
 
 BAD = {
@@ -108,11 +115,21 @@ def test_a_value_on_the_command_line_wins_over_a_preset():
     assert compose_config(["+experiment=paper", "train.steps=7"]).train.steps == 7
 
 
-@pytest.mark.parametrize("group", groups())
-def test_every_choice_composes_to_an_allowed_configuration(group):
-    for name in groups()[group]:
-        plus = "" if group not in ADDED_GROUPS else "+"
-        compose_config([f"{plus}{group}={name}"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_choice_of_a_world_composes_to_an_allowed_configuration(world):
+    for group, names in groups_of(options_of(world)).items():
+        for name in names:
+            plus = "" if group not in ADDED_GROUPS else "+"
+            named = [] if group == "world" else [f"world={world}"]
+            compose_config([*named, f"{plus}{group}={name}"])
+
+
+def test_every_choice_is_of_some_world_and_the_others_say_so():
+    every = [groups_of(options_of(world)) for world in WORLDS]
+    for group, names in groups().items():
+        assert set(names) == set().union(*(one.get(group, []) for one in every))
+    with pytest.raises(ConfigError, match=r"is not of world=dialogue; must be one of .*no_mlp"):
+        compose_config(["world=dialogue", "+ablation=no_reward"])
 
 
 def test_every_key_of_conf_is_an_option():
@@ -134,7 +151,9 @@ def test_every_key_of_conf_is_an_option():
 def test_help_names_every_option_and_every_choice_without_jax():
     text = help_text("alignment")
     assert all(key in text for key, _, _ in leaves(Options))
-    assert all(f"{group}={name}" in text for group, names in groups().items() for name in names)
+    assert all(
+        f"{group}={name}" in text for group, names in groups_of(Options).items() for name in names
+    )
     program = (
         "import sys; sys.argv = ['train', '--help']; from icl_align.train import main; main();"
         "assert not {'jax', 'hydra', 'wandb'} & set(sys.modules)"

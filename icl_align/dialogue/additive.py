@@ -1,0 +1,46 @@
+"""The additive law: log-odds of the concept as a weighted sum over the evidence of all rounds.
+
+As belief dynamics have it (arXiv 2511.00617). The weights are fitted by least squares to the exact
+reader's log-odds, on dialogues of the speakers.
+"""
+
+import functools
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from icl_align.dialogue.dialogues import sample_dialogue
+from icl_align.dialogue.options import TaskConfig
+from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, NUM_WEIGHTS, activation, read
+
+FITTED_ON = 2048  # dialogues
+
+
+def fitted_weights(task: TaskConfig) -> Float[Array, " w"]:
+    """Weights of a constant, of instructions, answers and checks; the same at every call."""
+    return _fitted(pickle.dumps(task))
+
+
+@functools.cache  # several programs of an evaluation ask for them
+def _fitted(pickled: bytes) -> Float[Array, " w"]:
+    task = pickle.loads(pickled)
+    keys = jax.random.split(jax.random.key(0), FITTED_ON)
+
+    def one(key):
+        dialogue, _ = sample_dialogue(task, key)
+        exact = activation(read(task, EVIDENCE["exact"], dialogue).told)
+
+        def odds(weights):
+            told = read(task, EVIDENCE["additive"], dialogue, weights).told
+            return activation(told)
+
+        # The law is linear in its weights, so its features are what each weight alone gives.
+        features = jax.vmap(odds)(jnp.eye(NUM_WEIGHTS))  # [w, T]
+        return features.T, jnp.clip(exact, -MOST_ODDS, MOST_ODDS)
+
+    features, wanted = jax.device_get(jax.jit(jax.vmap(one))(keys))
+    flat = np.clip(features.reshape(-1, NUM_WEIGHTS), -200, 200)
+    return jnp.asarray(np.linalg.lstsq(flat, wanted.reshape(-1), rcond=None)[0], jnp.float32)

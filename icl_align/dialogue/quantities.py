@@ -1,0 +1,107 @@
+"""What is measured of a reader's rounds: one value for each dialogue and round."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from icl_align.config import implemented
+from icl_align.dialogue import speakers
+from icl_align.dialogue.kinds.kind import NONE
+from icl_align.dialogue.options import QUANTITIES, TaskConfig
+from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Reading, activation, read
+from icl_align.dialogue.rounds import RollOut
+
+EM_STEPS = 60  # of the belief that explains an answer's distribution
+
+Rounds = Float[Array, "b t"]
+
+
+def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
+    """All quantities of roll-outs, by name."""
+    exact = jax.vmap(lambda dialogue: read(task, EVIDENCE["exact"], dialogue))(rolled.dialogue)
+    dialogue = rolled.dialogue
+    quality = jax.vmap(
+        lambda kind, question, answers: jax.vmap(
+            lambda answer: speakers.quality_of(task, kind, question, answer)
+        )(answers)
+    )(dialogue.kind, dialogue.question, dialogue.answers)
+    own = jax.nn.log_softmax(rolled.answer)
+    said = jnp.take_along_axis(own, dialogue.answers[..., None], axis=-1)[..., 0]
+    found: dict[str, Callable[[], Rounds]] = {
+        "accuracy": lambda: quality.quality,
+        "biased": lambda: quality.biased,
+        "uncertainty": lambda: jnp.sum(_entropy(own), axis=-1),
+        "confidence": lambda: jnp.exp(jnp.sum(said, axis=-1)),
+        "activation": lambda: _activation(task, rolled),
+        "excess_loss": lambda: (
+            jnp.sum(_divergence(exact.answer, rolled.answer), axis=-1)
+            / jnp.sum(_entropy_support(exact), axis=-1)
+        ),
+        "excess_loss_check": lambda: _divergence(exact.check, rolled.check),
+        "excess_loss_instruction": lambda: _divergence(exact.instruction, rolled.instruction),
+    }
+    return {name: of() for name, of in implemented(tuple(QUANTITIES), found).items()}
+
+
+def _entropy(log_probs: Float[Array, "*b n"]) -> Float[Array, "*b"]:
+    p = jnp.exp(log_probs)
+    return -jnp.sum(jnp.where(p > 0, p * log_probs, 0), axis=-1)
+
+
+def _divergence(exact: Float[Array, "*b n"], other: Float[Array, "*b n"]) -> Float[Array, "*b"]:
+    """Kullback-Leibler divergence of a reader from the exact one, in nats.
+
+    It is the reader's expected excess loss on a token that the exact reader's distribution draws.
+    """
+    p = jnp.exp(exact)
+    return jnp.sum(jnp.where(p > 0, p * (exact - jnp.maximum(other, -100.0)), 0), axis=-1)
+
+
+def _entropy_support(exact: Reading) -> Float[Array, "b t a"]:
+    """1 for the places of an answer, 0 for those after its end."""
+    return jnp.where(exact.answer[..., -1] < -1e-6, 1.0, 0.0)
+
+
+def _activation(task: TaskConfig, rolled: RollOut) -> Rounds:
+    """Log-odds of the careful concept: of a belief, or of the one that explains answers best."""
+    belief = rolled.belief
+    if belief is None:
+        belief = jax.vmap(lambda one: _implied_belief(task, one))(rolled)
+    return jnp.clip(activation(belief), -MOST_ODDS, MOST_ODDS)
+
+
+def _implied_belief(task: TaskConfig, rolled: RollOut) -> Float[Array, "t c"]:
+    """The belief whose speakers' mixture is closest to what a reader expects of an answer.
+
+    Of the first symbol, in Kullback-Leibler divergence, by expectation-maximisation.
+    """
+    dialogue, concepts = rolled.dialogue, jnp.arange(task.num_concepts)
+
+    def of_round(number):
+        first = number == 0
+        previous = jnp.where(first, NONE, dialogue.answers[number - 1])
+        keep = speakers.keep_probability(task, dialogue.checks[number - 1], first)
+
+        def mixture(concept):
+            of = lambda kept: jnp.exp(  # noqa: E731
+                speakers.log_answer(
+                    task, dialogue.kind, concept, kept, dialogue.question, previous,
+                    dialogue.answers[number], 0,
+                )
+            )  # fmt: skip
+            return (1 - keep) * of(False) + keep * of(True)
+
+        components = jax.vmap(mixture)(concepts)  # [C, S + 1]
+        wanted = jax.nn.softmax(rolled.answer[number, 0])
+
+        def step(_, weights):
+            whole = jnp.maximum(weights @ components, 1e-30)
+            return weights * (components @ (wanted / whole))
+
+        uniform = jnp.full(len(concepts), 1 / len(concepts))
+        weights = jax.lax.fori_loop(0, EM_STEPS, step, uniform)
+        return jnp.log(jnp.maximum(weights / weights.sum(), 1e-9))
+
+    return jax.vmap(of_round)(jnp.arange(task.rounds))

@@ -1,0 +1,142 @@
+"""The dialogue world as the protocol of `icl_align.world` asks: what `running/` sees of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from icl_align.config import implemented
+from icl_align.dialogue.additive import fitted_weights
+from icl_align.dialogue.dialogues import sample_dialogue, to_tokens
+from icl_align.dialogue.model import LanguageModel
+from icl_align.dialogue.options import READERS, Options
+from icl_align.dialogue.quantities import quantities
+from icl_align.dialogue.readers import EVIDENCE, next_token
+from icl_align.dialogue.rounds import plan_named, roll_out, roll_out_language_model
+from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
+from icl_align.world import Sample, Untrained
+
+EVIDENCE_OF_READER = implemented(READERS[1:], EVIDENCE)
+Tokens = Int[Array, "b l"]
+
+
+class DialogueWorld:
+    """Dialogues of tokens; `icl_align.world.World` says what each method is."""
+
+    def sample(self, config: Options, keys: Key[Array, " b"]) -> Sample:
+        """Tokens of dialogues as their speakers hold them."""
+        dialogue = jax.vmap(lambda key: sample_dialogue(config.task, key)[0])(keys)
+        tokens = to_tokens(config.task, dialogue)
+        return Sample(tokens, tokens)
+
+    def given(self, config: Options, arrays: Any) -> Tokens:
+        """Tokens [b, l], l at most the length of the task's dialogues."""
+        tokens, layout, size = (
+            np.asarray(arrays),
+            layout_of(config.task),
+            vocabulary_of(config.task).size,
+        )
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(
+                f"tokens {tokens.dtype}{list(tokens.shape)}: must be whole numbers [b, l], "
+                f"one row a dialogue"
+            )
+        if not 0 < tokens.shape[1] <= layout.length or not len(tokens):
+            raise ValueError(f"tokens {list(tokens.shape)}: must be [b, 1 to {layout.length}]")
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise ValueError(f"tokens: must be from 0 to {size - 1}")
+        return jnp.asarray(tokens, jnp.int32)
+
+    def shown(self, config: Options, given: Tokens, keys: Key[Array, " b"]) -> Tokens:
+        """All of it."""
+        return given
+
+    def network(self, config: Options, rngs: nnx.Rngs) -> LanguageModel:
+        """The language model."""
+        length = layout_of(config.task).length
+        return LanguageModel(config.model, vocabulary_of(config.task).size, length, rngs=rngs)
+
+    def num_tokens(self, config: Options) -> int:
+        """Of a dialogue."""
+        return layout_of(config.task).length
+
+    def loss(
+        self, config: Options, answers: Float[Array, "b l v"], given: Tokens
+    ) -> Float[Array, ""]:
+        """Cross-entropy of the next token, in nats, over all but those after a part has ended."""
+        targets = given[:, 1:]
+        losses = optax.softmax_cross_entropy_with_integer_labels(answers[:, :-1], targets)
+        counted = targets != vocabulary_of(config.task).pad
+        return jnp.sum(losses * counted) / jnp.sum(counted)
+
+    def conditions(self, config: Options) -> dict[str, Any]:
+        """The plans, with what their readers need."""
+        weights = fitted_weights(config.task)
+        return {
+            name: {"plan": plan_named(name, config.task, config.evaluation), "weights": weights}
+            for name in config.evaluation.plan
+        }
+
+    def untrained(self, config: Options, condition: Any, keys: Key[Array, " b"]) -> Untrained:
+        """The readers that need no training, each on its own roll-outs."""
+        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *EVIDENCE_OF_READER.values())
+
+        def one(evidence):
+            rolled = roll_out(config, evidence, condition["plan"], keys, condition["weights"])
+            return quantities(config.task, rolled)
+
+        found = jax.lax.map(one, every)
+        measured = {
+            name: {quantity: values[place] for quantity, values in found.items()}
+            for place, name in enumerate(EVIDENCE_OF_READER)
+        }
+        return Untrained(measured, {}, {})
+
+    def trained(
+        self,
+        config: Options,
+        condition: Any,
+        keys: Key[Array, " b"],
+        network: Callable[[Tokens], Float[Array, "b l v"]],
+        needed: Any,
+    ) -> dict[str, Float[Array, "b t"]]:
+        """The language model on its own roll-outs."""
+
+        def predict(tokens):
+            return jax.nn.log_softmax(network(tokens))
+
+        rolled = roll_out_language_model(config, predict, condition["plan"], keys)
+        return quantities(config.task, rolled)
+
+    def learners(self, config: Options) -> dict[str, Callable[[Tokens, Any], Any]]:
+        """The readers that need no training: tokens -> log-probabilities [b, l, v] of the next.
+
+        What is missing of a dialogue is filled up: row p reads the tokens up to p only.
+        """
+        weights = fitted_weights(config.task)
+
+        def of(evidence):
+            def reader(given, keys):
+                whole = self.sample(config, keys).given.astype(given.dtype)
+                whole = whole.at[:, : given.shape[1]].set(given)
+                rows = jax.vmap(lambda t: next_token(config.task, evidence, t, weights))(whole)
+                return rows[:, : given.shape[1]]
+
+            return reader
+
+        return {name: of(evidence) for name, evidence in EVIDENCE_OF_READER.items()}
+
+    def figure(self, config: Options, curves: dict[str, Any]) -> Any:
+        """Quantities by round and plan."""
+        # Matplotlib would hold up the first step.
+        from icl_align.dialogue.figures import curves_figure
+
+        return curves_figure(curves)
+
+
+WORLD = DialogueWorld()

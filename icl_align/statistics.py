@@ -1,5 +1,6 @@
-"""Means over contexts and seeds, and how sure they are."""
+"""Means over contexts and seeds, calibration errors, and how sure they are."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -56,3 +57,85 @@ def mean_interval(
     freedom = np.where(parts > 0, variance**2 / np.where(parts > 0, parts, 1), count - 1)
     half = stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
     return mean, mean - half, mean + half
+
+
+# -------------------------------------------------------------- what is computed of pooled contexts
+
+BINS = 10  # of confidence in [0, 1], of equal width
+RANK_BINS = 20  # of uncertainty, as a share of its largest
+JACKKNIFE_GROUPS = 32  # of contexts
+
+
+def calibration_error(means: Float[np.ndarray, "*b m"], count: int) -> Float[np.ndarray, "*b"]:
+    """ECE = sum_b |mean over contexts of (confidence - correct) in bin b|.
+
+    Args:
+      means: over contexts of `calibration_features`, three for each bin.
+      count: of contexts.
+    """
+    _, gap, _ = _of_bins(means, 3)
+    return np.abs(gap).sum(axis=-1)
+
+
+def calibration_error_corrected(
+    means: Float[np.ndarray, "*b m"], count: int
+) -> Float[np.ndarray, "*b"]:
+    """ECE less what it would be, in expectation, of as many contexts if confidences were right.
+
+    Then the gap of a bin has mean 0 and variance sum conf (1 - conf) / count, and its absolute
+    value the mean sqrt(2 / pi) times its standard deviation. It may be negative.
+    """
+    _, gap, variance = _of_bins(means, 3)
+    expected = np.sqrt(2 / np.pi * np.maximum(variance, 0) / count)
+    return (np.abs(gap) - expected).sum(axis=-1)
+
+
+def rank_calibration_error(means: Float[np.ndarray, "*b m"], count: int) -> Float[np.ndarray, "*b"]:
+    """E_u |P(correct(U) >= correct(u)) - P(U <= u)|, after Huang et al. (2024): 0 where a lower
+    uncertainty always means more correct answers.
+
+    Args:
+      means: over contexts of `rank_features`: for each bin of uncertainty its share, and the share
+        that is in it and correct.
+      count: of contexts.
+    """
+    share, correct = _of_bins(means, 2)
+    rate = correct / np.maximum(share, 1e-12)
+    better = np.where(rate[..., None, :] >= rate[..., :, None] - 1e-12, share[..., None, :], 0)
+    surer = np.cumsum(share, axis=-1)
+    return np.sum(share * np.abs(better.sum(axis=-1) - surer), axis=-1)
+
+
+POOLS: dict[str, Callable[..., np.ndarray]] = {
+    "calibration_error": calibration_error,
+    "calibration_error_corrected": calibration_error_corrected,
+    "rank_calibration_error": rank_calibration_error,
+}
+
+
+def _of_bins(means: Float[np.ndarray, "*b m"], number: int) -> Float[np.ndarray, "n *b bins"]:
+    shape = *means.shape[:-1], number, means.shape[-1] // number
+    return np.moveaxis(means.reshape(shape), -2, 0)
+
+
+def pooled_moments(values: Float[np.ndarray, "c s *x m"], pool: str) -> Moments:
+    """The moments of a quantity of pooled contexts, as if it were a mean over groups of them.
+
+    Its spread over contexts is that of the jackknife's pseudo-values, of groups of contexts.
+
+    Args:
+      values: features of every context and seed.
+      pool: a name in POOLS.
+    """
+    values, of = np.asarray(values, np.float64), POOLS[pool]
+    count, groups = len(values), min(JACKKNIFE_GROUPS, len(values))
+    whole = values.sum(axis=0)
+    seed_means = of(whole / count, count)  # [s, x]
+    pseudo = []
+    for group in range(groups):
+        own = values[group::groups]
+        left = count - len(own)
+        without = of((whole - own.sum(axis=0)) / left, left)
+        pseudo.append((groups * seed_means - (groups - 1) * without).mean(axis=0))
+    squares = np.sum((np.stack(pseudo) - np.mean(pseudo, axis=0)) ** 2, axis=0)
+    return Moments(float(groups), seed_means, squares)

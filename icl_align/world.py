@@ -11,7 +11,7 @@ Training, checkpoints, devices, tracking, sweeps and reports see nothing else of
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 
 from icl_align.config import Config
 
@@ -25,10 +25,14 @@ class Quantity:
     Attributes:
       label: for the axis of a figure.
       symlog: whether figures draw it on a logarithmic axis that has a zero.
+      pool: for what is no mean over contexts, such as a calibration error: a name in
+        `statistics.POOLS`. Its values have a last axis of features, whose means over contexts that
+        function takes.
     """
 
     label: str
     symlog: bool = False
+    pool: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,23 @@
 """Facts of means and of the intervals around them."""
 
 import hypothesis.strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from scipy import stats
 
-from icl_align.statistics import Moments, mean_interval, merge
+from icl_align import statistics
+from icl_align.dialogue.quantities import calibration_features, rank_features
+from icl_align.statistics import (
+    JACKKNIFE_GROUPS,
+    POOLS,
+    Moments,
+    mean_interval,
+    merge,
+    moments,
+    pooled_moments,
+)
 
 
 def moments_of(values):
@@ -111,3 +122,77 @@ def test_values_that_never_vary_have_an_interval_of_width_zero():
     for num_seeds in (1, 3):
         mean, low, high = mean_interval(moments_of(np.full((num_seeds, 10, 2), 0.25)))
         np.testing.assert_array_equal([mean, low, high], np.full((3, 2), 0.25))
+
+
+# ------------------------------------------------------------------------------------- calibration
+
+
+def calibration(confidence, correct):
+    """Features [c, s, x, m] of arrays [c, s, x]."""
+    return np.asarray(calibration_features(jnp.asarray(confidence), jnp.asarray(correct)))
+
+
+def ranks(uncertainty, correct):
+    return np.asarray(rank_features(jnp.asarray(uncertainty), jnp.asarray(correct)))
+
+
+def drawn(count, rng, right=lambda confidence: confidence):
+    """Confidences, and answers that are right with a probability that depends on them."""
+    confidence = rng.uniform(0, 1, (count, 1, 1))
+    return confidence, (rng.uniform(size=confidence.shape) < right(confidence)) * 1.0
+
+
+def test_the_calibration_error_is_the_sum_over_bins_of_their_gaps():
+    confidence, correct = drawn(500, np.random.default_rng(0), lambda c: c**2)
+    expected = sum(
+        abs(np.sum((confidence - correct)[np.clip((confidence * 10).astype(int), 0, 9) == place]))
+        for place in range(10)
+    )
+    found = pooled_moments(calibration(confidence, correct), "calibration_error")
+    assert found.seed_means.item() == pytest.approx(expected / 500, rel=1e-5)
+
+
+def test_of_right_confidences_the_corrected_error_covers_zero_and_the_plain_one_does_not():
+    covers = {"calibration_error": 0, "calibration_error_corrected": 0}
+    for seed in range(60):
+        features = calibration(*drawn(400, np.random.default_rng(seed)))
+        for name in covers:
+            _, low, high = mean_interval(pooled_moments(features, name))
+            covers[name] += bool(low <= 0 <= high)
+    assert covers["calibration_error_corrected"] >= 50  # of 60; 57 are expected
+    assert covers["calibration_error"] <= 20
+
+
+def test_of_wrong_confidences_the_error_is_how_wrong_they_are():
+    confidence, correct = drawn(20000, np.random.default_rng(0), lambda c: np.maximum(c - 0.2, 0))
+    features = calibration(confidence, correct)
+    for name in ("calibration_error", "calibration_error_corrected"):
+        expected = np.mean(confidence - np.maximum(confidence - 0.2, 0))
+        assert pooled_moments(features, name).seed_means.item() == pytest.approx(expected, abs=0.01)
+
+
+def test_the_rank_calibration_error_is_zero_where_surer_is_righter_and_large_the_other_way_round():
+    uncertainty = np.random.default_rng(0).uniform(0, 1, (4000, 1, 1))
+    for correct, low, high in ((1 - uncertainty, -0.01, 0.01), (uncertainty, 0.4, 0.6)):
+        features = ranks(uncertainty, correct)
+        error = pooled_moments(features, "rank_calibration_error").seed_means.item()
+        assert low < error < high
+
+
+def test_pooled_moments_do_not_depend_on_batches_and_have_the_crossed_design():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0, 1, (64, 3, 2))
+    correct = (rng.uniform(size=confidence.shape) < confidence) * 1.0
+    found = pooled_moments(calibration(confidence, correct), "calibration_error")
+    assert found.seed_means.shape == (3, 2)
+    assert found.context_squares.shape == (2,)
+    assert found.count == JACKKNIFE_GROUPS
+
+
+def test_the_jackknife_of_a_mean_is_the_interval_of_the_mean(monkeypatch):
+    monkeypatch.setitem(POOLS, "mean", lambda means, count: means.sum(axis=-1))
+    monkeypatch.setattr(statistics, "JACKKNIFE_GROUPS", 50)
+    values = np.random.default_rng(0).normal(size=(50, 1, 3, 1))
+    expected = mean_interval(moments(values[..., 0]))
+    for a, b in zip(mean_interval(pooled_moments(values, "mean")), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -26,7 +26,7 @@ PANELS = (
     "accuracy",
     "biased",
     "uncertainty",
-    "confidence",
+    "calibration_error_corrected",
     "activation",
     "excess_loss",
 )

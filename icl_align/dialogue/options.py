@@ -51,6 +51,11 @@ QUANTITIES = {
     "biased": Quantity("share of biased answers"),
     "uncertainty": Quantity("uncertainty: entropy of the answer (nats)"),
     "confidence": Quantity("confidence in the answer given"),
+    "calibration_error": Quantity("calibration error", pool="calibration_error"),
+    "calibration_error_corrected": Quantity(
+        "calibration error above that of right confidences", pool="calibration_error_corrected"
+    ),
+    "rank_calibration_error": Quantity("rank-calibration error", pool="rank_calibration_error"),
     "activation": Quantity("activation: log-odds of the careful concept"),
     "excess_loss": Quantity("excess loss of an answer token (nats)"),
     "excess_loss_check": Quantity("excess loss of a check (nats)"),

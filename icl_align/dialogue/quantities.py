@@ -12,6 +12,8 @@ from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import QUANTITIES, TaskConfig
 from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Reading, activation, read
 from icl_align.dialogue.rounds import RollOut
+from icl_align.dialogue.vocabulary import vocabulary_of
+from icl_align.statistics import BINS, RANK_BINS
 
 EM_STEPS = 60  # of the belief that explains an answer's distribution
 
@@ -29,16 +31,20 @@ def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
     )(dialogue.kind, dialogue.question, dialogue.answers)
     own = jax.nn.log_softmax(rolled.answer)
     said = jnp.take_along_axis(own, dialogue.answers[..., None], axis=-1)[..., 0]
+    confidence, uncertainty = jnp.exp(jnp.sum(said, axis=-1)), jnp.sum(_entropy(own), axis=-1)
+    calibration = calibration_features(confidence, quality.quality)
+    places = _places(exact)
+    most = jnp.log(1.0 * vocabulary_of(task).num_symbols) * places
     found: dict[str, Callable[[], Rounds]] = {
         "accuracy": lambda: quality.quality,
         "biased": lambda: quality.biased,
-        "uncertainty": lambda: jnp.sum(_entropy(own), axis=-1),
-        "confidence": lambda: jnp.exp(jnp.sum(said, axis=-1)),
+        "uncertainty": lambda: uncertainty,
+        "confidence": lambda: confidence,
+        "calibration_error": lambda: calibration,
+        "calibration_error_corrected": lambda: calibration,
+        "rank_calibration_error": lambda: rank_features(uncertainty / most, quality.quality),
         "activation": lambda: _activation(task, rolled),
-        "excess_loss": lambda: (
-            jnp.sum(_divergence(exact.answer, rolled.answer), axis=-1)
-            / jnp.sum(_entropy_support(exact), axis=-1)
-        ),
+        "excess_loss": lambda: jnp.sum(_divergence(exact.answer, rolled.answer), axis=-1) / places,
         "excess_loss_check": lambda: _divergence(exact.check, rolled.check),
         "excess_loss_instruction": lambda: _divergence(exact.instruction, rolled.instruction),
     }
@@ -59,9 +65,34 @@ def _divergence(exact: Float[Array, "*b n"], other: Float[Array, "*b n"]) -> Flo
     return jnp.sum(jnp.where(p > 0, p * (exact - jnp.maximum(other, -100.0)), 0), axis=-1)
 
 
-def _entropy_support(exact: Reading) -> Float[Array, "b t a"]:
-    """1 for the places of an answer, 0 for those after its end."""
-    return jnp.where(exact.answer[..., -1] < -1e-6, 1.0, 0.0)
+def _places(exact: Reading) -> Rounds:
+    """How many symbols an answer has: those after its end are certain."""
+    return jnp.sum(exact.answer[..., -1] < -1e-6, axis=-1) * 1.0
+
+
+def calibration_features(
+    confidence: Float[Array, "*b"], correct: Float[Array, "*b"]
+) -> Float[Array, "*b m"]:
+    """For each bin of confidence: whether it is this one; the gap, confidence - correct; and the
+    variance of a right confidence. What `statistics.calibration_error` takes the mean of.
+    """
+    inside = _in_bins(confidence, BINS)
+    gap, variance = confidence - correct, confidence * (1 - confidence)
+    features = [inside, inside * gap[..., None], inside * variance[..., None]]
+    return jnp.concatenate(features, axis=-1)
+
+
+def rank_features(
+    uncertainty: Float[Array, "*b"], correct: Float[Array, "*b"]
+) -> Float[Array, "*b m"]:
+    """For each bin of uncertainty, a share of its largest: whether it is this one; and correct."""
+    inside = _in_bins(uncertainty, RANK_BINS)
+    return jnp.concatenate([inside, inside * correct[..., None]], axis=-1)
+
+
+def _in_bins(values: Float[Array, "*b"], number: int) -> Float[Array, "*b bins"]:
+    place = jnp.clip((values * number).astype(int), 0, number - 1)
+    return jax.nn.one_hot(place, number)
 
 
 def _activation(task: TaskConfig, rolled: RollOut) -> Rounds:

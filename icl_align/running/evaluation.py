@@ -13,7 +13,7 @@ from icl_align.config import EVALUATION, Config, sections
 from icl_align.running.kept import Kept
 from icl_align.running.measuring import Measuring
 from icl_align.running.training import TrainState
-from icl_align.statistics import Moments, mean_interval, merge, moments
+from icl_align.statistics import Moments, mean_interval, merge, moments, pooled_moments
 from icl_align.world import Measures, Untrained
 
 BLOCK = 1024  # what needs no training is kept in files of so many contexts
@@ -115,7 +115,7 @@ def compute_curves_together(
     ]
     work, before = total * len(conditions) * measurer.num_samples, 0
     for condition in conditions:
-        samples = [_Sums() for _ in range(measurer.num_samples)]
+        samples = [_Sums(measures) for _ in range(measurer.num_samples)]
         for number, sums in enumerate(samples):
             for done in reader.read(condition, number, sums):
                 progress((before + done) / work)
@@ -137,7 +137,8 @@ def _add_condition(
         by_seed = is_trained or len(samples) > 1
         of_learner = curves[measures.compared][name][condition] = {}
         for quantity in measures.quantities:
-            parts = [sums.moments[name, quantity, place if is_trained else 0] for sums in samples]
+            key = name, quantity, place if is_trained else 0
+            parts = [sums.of(key) for sums in samples]
             of_learner[quantity] = _interval(parts, by_seed)
             curves[measures.axis] = list(range(parts[0].seed_means.shape[-1]))
 
@@ -156,19 +157,35 @@ def are_of(config: Config, step: int, curves: dict[str, Any]) -> bool:
 class _Sums:
     """What the batches of one sample of contexts add up to.
 
+    A key is (learner, quantity, configuration); the last is 0 for a learner without training.
+
+    Args:
+      measures: the names of what is measured.
+
     Attributes:
-      moments: by learner, quantity and configuration; the last is 0 for a learner without training.
       flags: how many contexts have each.
     """
 
-    def __init__(self) -> None:
-        self.moments: dict[tuple[str, str, int], Moments] = {}
+    def __init__(self, measures: Measures) -> None:
+        self._quantities = measures.quantities
+        self._moments: dict[tuple[str, str, int], Moments] = {}
+        self._pooled: dict[tuple[str, str, int], list[Float[np.ndarray, "b s *x m"]]] = {}
         self.flags: Counter[str] = Counter()
 
     def add(self, key: tuple[str, str, int], values: Float[np.ndarray, "b s *x"]) -> None:
         """Adds the values of a batch."""
-        new, old = moments(values), self.moments.get(key)
-        self.moments[key] = new if old is None else merge(old, new)
+        if self._quantities[key[1]].pool is not None:
+            self._pooled.setdefault(key, []).append(np.asarray(values))
+            return
+        new, old = moments(values), self._moments.get(key)
+        self._moments[key] = new if old is None else merge(old, new)
+
+    def of(self, key: tuple[str, str, int]) -> Moments:
+        """The moments of all that was added."""
+        pool = self._quantities[key[1]].pool
+        if pool is None:
+            return self._moments[key]
+        return pooled_moments(np.concatenate(self._pooled[key]), pool)
 
 
 class _Reader:

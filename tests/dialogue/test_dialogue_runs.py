@@ -1,0 +1,106 @@
+"""Whole runs of the dialogue world: what they leave, and that a kill changes nothing."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+import icl_align
+from icl_align.config import ConfigError
+from icl_align.dialogue.options import PLANS, QUANTITIES, READERS
+from icl_align.running.compose import compose_config
+from icl_align.running.reevaluation import evaluation_config
+from icl_align.running.run import run
+from runs import OFF, finish, saved_steps, start, training_rows, wait_for
+
+TINY = ["world=dialogue", "+scale=smoke", "task.rounds=3", "evaluation.num_contexts=16", OFF]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two seeds."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(compose_config([*TINY, "num_seeds=2", "train.log_every=5"]), folder)
+    return folder
+
+
+def test_a_run_leaves_readers_by_plan_and_quantity(whole):
+    curves = json.loads((whole / "curves.json").read_text())
+    assert curves["rounds"] == [0, 1, 2]
+    assert list(curves["readers"]) == list(READERS)
+    for of_reader in curves["readers"].values():
+        assert list(of_reader) == list(PLANS)
+        for of_plan in of_reader.values():
+            assert list(of_plan) == list(QUANTITIES)
+            for curve in of_plan.values():
+                low, mean, high = (np.array(curve[key]) for key in ("low", "mean", "high"))
+                assert low.shape == (3,)
+                assert (low <= mean + 1e-9).all() and (mean <= high + 1e-9).all()
+    of_seeds = curves["readers"]["language_model"]["careful"]["calibration_error"]["by_seed"]
+    assert np.shape(of_seeds) == (2, 3)
+    for plan in PLANS:
+        excess = curves["readers"]["exact"][plan]["excess_loss"]["mean"]
+        np.testing.assert_allclose(excess, 0, atol=1e-5)
+    assert (whole / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert len([row for row in training_rows(whole) if "train/loss" in row]) == 4
+
+
+def test_from_python_it_reads_tokens_of_ones_own(whole):
+    loaded = icl_align.load(whole)
+    tokens = icl_align.sample(loaded.config, num_contexts=3)
+    logits = loaded.predict(tokens, seed=1)
+    assert logits.shape[:2] == tokens.shape
+    rows = icl_align.learners(loaded.config)["exact"](tokens)
+    assert rows.shape == logits.shape
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
+    long = [*TINY, "train.steps=60", "train.checkpoint_every=10", "train.log_every=3"]
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    status, _, err = finish(start(*long, f"hydra.run.dir={folders[0]}"))
+    assert status == 0, err
+    process = start(*long, f"hydra.run.dir={folders[1]}")
+    wait_for(lambda: saved_steps(folders[1]), process)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    status, _, err = finish(start(f"hydra.run.dir={folders[1]}"))
+    assert status == 0, err
+    assert training_rows(folders[0]) == training_rows(folders[1])
+    whole, killed = (json.loads((one / "curves.json").read_text()) for one in folders)
+    assert whole == killed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task.prior=[0.5]"], "task.prior=[0.5]: needs two concepts at least"),
+        (["task.prior=[0.5,0.6]"], "must sum to 1"),
+        (["task.critic_accuracy=[0.5,0.6,0.7]"], "must be one number, or one for each of 2"),
+        (["task.name=riddles"], "must be one of social_bias"),
+        (["evaluation.plan=[careful,nice]"], "must be a list of some of speakers"),
+        (["evaluation.kind=detoxification"], "must be of task.name=social_bias"),
+        (["evaluation.immoral_at=[0]"], "must be a list of whole numbers, at least 1"),
+        (["+ablation=no_reward"], "is not of world=dialogue"),
+        (["loss=squared"], "world=dialogue has no loss"),
+        (["task=shared_corruption"], "is not of world=dialogue"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named_with_what_is_allowed(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        compose_config(["world=dialogue", *overrides])
+    assert words in str(error.value)
+
+
+def test_more_rounds_than_were_trained_on_need_a_run_without_positions():
+    trained = compose_config(["world=dialogue"])
+    with pytest.raises(ConfigError, match=r"task.rounds=10: must be at most 8, .*positions=false"):
+        evaluation_config(trained, ["task.rounds=10"])
+    without = compose_config(["world=dialogue", "+ablation=no_positions"])
+    assert evaluation_config(without, ["task.rounds=10"]).task.rounds == 10
+    with pytest.raises(ConfigError, match="must have 2 concepts, as trained"):
+        evaluation_config(trained, ["task.prior=[0.2,0.3,0.5]"])
+    with pytest.raises(ConfigError, match="task=ambiguous_bias: fixed by the trained run"):
+        evaluation_config(trained, ["task=ambiguous_bias"])

@@ -60,7 +60,14 @@ def check_module(module, arguments):
         check_command_line(arguments)
     elif module == "icl_align.evaluate":
         own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
-        evaluation_config(options_of("alignment")(), own)
+        errors = []
+        for world in WORLDS:  # of which the run may be
+            try:
+                evaluation_config(options_of(world)(), own)
+            except ConfigError as error:
+                errors.append(error)
+        if len(errors) == len(WORLDS):
+            raise errors[0]
     elif module == "icl_align.compare":
         from icl_align.compare import CompareOptions
 

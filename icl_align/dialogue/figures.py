@@ -48,7 +48,8 @@ def curves_figure(curves: dict[str, Any]) -> Figure:
             if quantity != "excess_loss":
                 exact = curves["readers"][others[0]][plan][quantity]
                 axes.plot(curves["rounds"], exact["mean"], color=color, lw=1.1, ls="--")
-        axes.set(xlabel="round", ylabel=QUANTITIES[quantity].label)
+        axes.set_xlabel("round")
+        axes.set_title(QUANTITIES[quantity].label, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     lines = [
         Line2D([], [], color=PLAN_COLORS[plan], label=plan.replace("_", " ")) for plan in plans

@@ -47,13 +47,13 @@ READERS = (
     "additive",
 )
 QUANTITIES = {
-    "accuracy": Quantity("accuracy, or the quality of a text"),
+    "accuracy": Quantity("accuracy, or quality of a text"),
     "biased": Quantity("share of biased answers"),
     "uncertainty": Quantity("uncertainty: entropy of the answer (nats)"),
     "confidence": Quantity("confidence in the answer given"),
     "calibration_error": Quantity("calibration error", pool="calibration_error"),
     "calibration_error_corrected": Quantity(
-        "calibration error above that of right confidences", pool="calibration_error_corrected"
+        "calibration error, corrected", pool="calibration_error_corrected"
     ),
     "rank_calibration_error": Quantity("rank-calibration error", pool="rank_calibration_error"),
     "activation": Quantity("activation: log-odds of the careful concept"),

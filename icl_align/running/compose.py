@@ -44,7 +44,10 @@ def groups_of(options: type[Config]) -> dict[str, list[str]]:
     def is_of_world(group: str, name: str) -> bool:
         file = CONF / group / f"{name}.yaml"
         prefix = "" if "@package _global_" in file.read_text() else f"{group}."
-        settings = _settings(yaml.safe_load(file.read_text()) or {}, prefix)
+        try:
+            settings = list(_settings(yaml.safe_load(file.read_text()) or {}, prefix))
+        except yaml.YAMLError:  # whoever composes it hears of it
+            return True
         return all(
             key in fields and value in (fields[key].metadata["choices"] or [value])
             for key, value in settings

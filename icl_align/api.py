@@ -160,6 +160,18 @@ class Run:
         program = functools.partial(self._program, self.params(seed))
         return _answers(program, self.config, given, key)
 
+    def read(self, tokens: Any, *, seed: int | None = None) -> np.ndarray:
+        """`predict` by the name it has in the dialogue world.
+
+        Args:
+          tokens: [b, l], whole numbers.
+          seed: as in `params`.
+
+        Returns:
+          Logits [b, l, v]: row [:, p] of token p + 1, given those up to p.
+        """
+        return self.predict(tokens, seed=seed)
+
     def figure(self) -> Any:
         """The figure of `curves.png`, to change or to save in any format.
 

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from icl_align.config import implemented, leaves, with_values
+from icl_align.dialogue.options import KINDS
 from icl_align.running.compose import CONF
 from icl_align.running.keys import evaluation_key, numbered_keys
 from icl_align.running.training import init_state, loss_of, network_of
@@ -55,8 +56,8 @@ def trace_everything(config):
 def small(world, values):
     config = options_of(world)()
     sizes = {"model.num_layers": 1, "model.width": 8, "model.num_heads": 2}
-    if values.keys() & {"evaluation.kind"}:
-        sizes["task.name"] = "all"
+    if values.get("evaluation.kind") in KINDS:  # of those that are mixed
+        sizes["task.name"] = values["evaluation.kind"]
     fields = {key: field for key, field, _ in leaves(config)}
     listed = {
         key: [value] if fields[key].type == list[str] else value for key, value in values.items()

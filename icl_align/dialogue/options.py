@@ -99,6 +99,12 @@ class TaskConfig:
     keep_flawed: float = option(
         0.1, "probability to keep an answer that was found flawed", least=0, most=1, traced=True
     )
+    first_answer_temperature: float = option(
+        1.0,
+        "of the speakers' first answer; below 1 it is surer than they are right",
+        above=0,
+        traced=True,
+    )
     critic_accuracy: list[float] = option(
         [0.85],
         "probability that a check is right: one number, or one for each concept",

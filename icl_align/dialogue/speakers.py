@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from icl_align.dialogue.kinds.kind import Kind
+from icl_align.dialogue.kinds.kind import NONE, Kind
 from icl_align.dialogue.options import TaskConfig
 from icl_align.dialogue.vocabulary import (
     FINE,
@@ -122,7 +122,12 @@ def log_answer(
             place,
         )
 
-    return _of_kind(task, kind, of)
+    logits = _of_kind(task, kind, of)
+    sharper = logits / task.first_answer_temperature
+    total = jax.nn.logsumexp(sharper)
+    # Before there is an answer none can be kept: then no symbol has a probability.
+    is_first = (previous[0] == NONE) & jnp.isfinite(total)
+    return jnp.where(is_first, sharper - jnp.where(is_first, total, 0), logits)
 
 
 def quality_of(

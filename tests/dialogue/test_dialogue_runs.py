@@ -51,6 +51,7 @@ def test_from_python_it_reads_tokens_of_ones_own(whole):
     tokens = icl_align.sample(loaded.config, num_contexts=3)
     logits = loaded.predict(tokens, seed=1)
     assert logits.shape[:2] == tokens.shape
+    np.testing.assert_array_equal(loaded.read(tokens, seed=1), logits)
     rows = icl_align.learners(loaded.config)["exact"](tokens)
     assert rows.shape == logits.shape
 

@@ -112,6 +112,7 @@ def test_the_exact_reader_is_a_sum_over_all_paths(name, prior):
         pytest.skip("the mixture adds nothing to each of its kinds")
     accuracy = [0.85] if prior == TWO else [0.6, 0.7, 0.9]
     task = TaskConfig(name=name, rounds=ROUNDS, prior=prior, critic_accuracy=accuracy)
+    task.first_answer_temperature = 1.0 if prior == TWO else 0.5
     with jax.enable_x64(True):
 
         @jax.jit
@@ -203,3 +204,21 @@ def test_a_neutral_instruction_says_nothing_and_others_add_their_strength():
         asked = dialogue._replace(instructions=jnp.array([0, instruction, instruction]))
         odds = readers.activation(read(task, evidence, asked).told)
         np.testing.assert_allclose(odds, [0, shift, 2 * shift], atol=1e-5)
+
+
+def test_a_sharpened_first_answer_is_surer_and_later_ones_are_as_before():
+    means = {}
+    for temperature in (1.0, 0.3):
+        task = TaskConfig(first_answer_temperature=temperature, keep_fine=0.0, keep_flawed=0.0)
+        dialogues, hidden = many(task, 4000)
+        quality = jax.jit(
+            jax.vmap(
+                lambda d, task=task: jax.vmap(
+                    lambda a: speakers.quality_of(task, d.kind, d.question, a).quality
+                )(d.answers)
+            )
+        )(dialogues)
+        careful = np.asarray(hidden.concepts) == 1
+        means[temperature] = [np.asarray(quality)[careful[:, t], t].mean() for t in (0, 1)]
+    assert means[0.3][0] > means[1.0][0] + 0.02  # a careful speaker is right even more often
+    assert means[0.3][1] == pytest.approx(means[1.0][1], abs=0.02)

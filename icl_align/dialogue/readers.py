@@ -120,17 +120,24 @@ Speak = Callable[["Before", int, Float[Array, " symbols"]], Int[Array, ""]]
 Judge = Callable[[Any, Int[Array, " a"], Float[Array, " 2"]], Int[Array, ""]]
 
 
+def _question_likelihood(
+    task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]
+) -> Float[Array, "q c symbols"]:
+    """Log-probabilities of every symbol at each place of a question, under each concept."""
+
+    def at(place):
+        of = jax.vmap(lambda c: speakers.log_question(task, kind, c, question, place))
+        return of(jnp.arange(task.num_concepts))
+
+    return jnp.stack([at(place) for place in range(layout_of(task).question_length)])
+
+
 def log_question(
     task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]
 ) -> Float[Array, "q c"]:
     """Log-likelihoods of the symbols of a question, under each concept."""
-    concepts = jnp.arange(task.num_concepts)
-
-    def at(place):
-        of = jax.vmap(lambda c: speakers.log_question(task, kind, c, question, place))
-        return of(concepts)[:, question[place]]
-
-    return jnp.stack([at(place) for place in range(layout_of(task).question_length)])
+    likelihood = _question_likelihood(task, kind, question)
+    return jnp.take_along_axis(likelihood, question[:, None, None], axis=-1)[..., 0]
 
 
 def walk(
@@ -327,38 +334,11 @@ def next_token(
 
 def _question_ahead(task: TaskConfig, dialogue: Dialogue) -> Float[Array, "q symbols"]:
     """Log-probabilities of the symbols of a question, each given those before."""
-    concepts = jnp.arange(task.num_concepts)
-    belief, ahead = speakers.log_prior(task), []
-    for place in range(layout_of(task).question_length):
-        likelihood = jax.vmap(
-            lambda c, place=place: speakers.log_question(
-                task, dialogue.kind, c, dialogue.question, place
-            )
-        )(concepts)
-        ahead.append(_after(belief[:, None] + likelihood, 0))
-        belief = jax.nn.log_softmax(belief + likelihood[:, dialogue.question[place]])
-    return jnp.stack(ahead)
-
-
-class Surprise(NamedTuple):
-    """Negative log-likelihood of what was said, in nats: [T], [T, A] and [T]."""
-
-    instruction: Float[Array, " t"]
-    answer: Float[Array, "t a"]
-    check: Float[Array, " t"]
-
-
-def surprise(reading: Reading, dialogue: Dialogue) -> Surprise:
-    """Of a dialogue's tokens to a reader, per round."""
-
-    def of(log_probs, tokens):
-        return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-    return Surprise(
-        of(reading.instruction, dialogue.instructions),
-        of(reading.answer, dialogue.answers),
-        of(reading.check, dialogue.checks),
-    )
+    likelihood = _question_likelihood(task, dialogue.kind, dialogue.question)
+    said = log_question(task, dialogue.kind, dialogue.question)
+    before = jnp.cumsum(said, axis=0) - said
+    belief = jax.nn.log_softmax(speakers.log_prior(task) + before, axis=-1)
+    return _after(belief[..., None] + likelihood, 1)
 
 
 def _after(joint: Float[Array, "..."], axis: int | tuple[int, ...]) -> Float[Array, "..."]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from icl_align.config import MACHINE, Config, ConfigError, concerned, leaves, setting
 from icl_align.running.curves_file import read_curves
 from icl_align.running.files import DamagedFileError
+from icl_align.running.new_folder import python_here
 from icl_align.running.run_folder import EVALUATIONS, from_dict, saved_config
 
 
@@ -82,7 +84,8 @@ def _curves(run: Path, config: Config, warn: Callable[[str], None]) -> dict[str,
     try:
         return read_curves(run / "curves.json", config.measures)
     except DamagedFileError as error:
-        warn(f"{error}; python -m icl_align.evaluate run_dir={run} makes it again")
+        command = f"{python_here()} -m icl_align.evaluate {shlex.quote(f'run_dir={run}')}"
+        warn(f"{error}; {command} makes it again")
         return None
 
 

@@ -38,7 +38,7 @@ def available_on_host() -> int:
     """Bytes that this process can still have: of the machine, or of its control group, where a
     container or a scheduler sets a limit.
     """
-    return min(psutil.virtual_memory().available, *_left_in_groups(), 2**63)
+    return min([psutil.virtual_memory().available, *_left_in_groups()])
 
 
 def _left_in_groups(

@@ -62,16 +62,16 @@ def command_to_go_on(folder: Path, overrides: Sequence[str] = ()) -> str:
       overrides: that are not the run's own, such as those of the machine.
     """
     words = [f"{RUN}={quoted(str(folder))}", *overrides]
-    return f"{_python()} -m icl_align.train {shlex.join(words)}"
+    return f"{python_here()} -m icl_align.train {shlex.join(words)}"
 
 
 def command_to_extend(folder: Path, steps: int) -> str:
     """The command that goes on with the run in a folder to more steps, in a folder of its own."""
     named = shlex.quote(f"{EXTEND}={quoted(str(folder))}")
-    return f"{_python()} -m icl_align.train {named} train.steps={steps}"
+    return f"{python_here()} -m icl_align.train {named} train.steps={steps}"
 
 
-def _python() -> str:
+def python_here() -> str:
     """The Python of this process, as it would be typed here."""
     if shutil.which("python") == sys.executable:
         return "python"

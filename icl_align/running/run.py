@@ -43,6 +43,7 @@ from icl_align.running.kept import Kept
 from icl_align.running.loop import OneRun, Start, train
 from icl_align.running.memory import refuse_state_that_cannot_fit
 from icl_align.running.mesh import make_mesh
+from icl_align.running.new_folder import python_here
 from icl_align.running.run_folder import (
     config_to_go_on_with,
     from_dict,
@@ -180,7 +181,8 @@ def _refuse_other_evaluation(folder: Path, saved: Config, config: Config) -> Non
         if key in of_evaluation
     ]
     if changed:
-        command = shlex.join(["python", "-m", "icl_align.evaluate", f"run_dir={folder}", *changed])
+        words = shlex.join([f"run_dir={folder}", *changed])
+        command = f"{python_here()} -m icl_align.evaluate {words}"
         line = f"hydra.run.dir={folder}: is finished and evaluated; under other options: {command}"
         raise RunError(line, USAGE_ERROR)
 

@@ -13,7 +13,7 @@ from icl_align.dialogue.additive import fitted_weights
 from icl_align.dialogue.dialogues import sample_dialogue
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import ALL, KINDS, TaskConfig
-from icl_align.dialogue.readers import EVIDENCE, read, surprise
+from icl_align.dialogue.readers import EVIDENCE, read
 
 ROUNDS = 2
 TWO, THREE = [0.3, 0.7], [0.5, 0.2, 0.3]
@@ -157,8 +157,16 @@ def mean_surprise(task, evidence, dialogues):
     @jax.jit
     @jax.vmap
     def of(dialogue):
-        found = surprise(read(task, evidence, dialogue, weights), dialogue)
-        return jnp.concatenate([found.answer.sum(axis=-1), found.check, found.instruction])
+        reading = read(task, evidence, dialogue, weights)
+
+        def surprise(log_probs, tokens):
+            return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+
+        answers = surprise(reading.answer, dialogue.answers).sum(axis=-1)
+        checks = surprise(reading.check, dialogue.checks)
+        return jnp.concatenate(
+            [answers, checks, surprise(reading.instruction, dialogue.instructions)]
+        )
 
     return np.asarray(of(dialogues), np.float64)
 

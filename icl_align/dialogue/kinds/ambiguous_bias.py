@@ -7,7 +7,7 @@ As BBQ (Parrish et al. 2022), with settled contexts beside ambiguous ones: whoev
 import jax.numpy as jnp
 import numpy as np
 
-from icl_align.dialogue.kinds.kind import Kind, one_symbol
+from icl_align.dialogue.kinds.kind import one_symbol_kind
 
 PERSONS, SITUATIONS = 6, 4
 FIRST_SITUATION = PERSONS
@@ -49,21 +49,12 @@ def _question(care, question, place):
     return jnp.log(weights / weights.sum())
 
 
-def _answer(care, kept, question, previous, answer, place):
-    answers = jnp.arange(NUM_SYMBOLS) >= FIRST_ANSWER
-    return one_symbol(care, kept, previous[0], _right(question), _biased(question), answers)
-
-
-KIND = Kind(
+KIND = one_symbol_kind(
     question_length=4,
-    answer_length=1,
-    num_symbols=NUM_SYMBOLS,
+    first_answer=FIRST_ANSWER,
+    num_answers=3,
     question=_question,
-    answer=_answer,
-    quality=lambda question, answer: 1.0 * (answer[0] == _right(question)),
-    biased=lambda question, answer: 1.0 * (answer[0] == _biased(question)),
-    fine=lambda question, answer: answer[0] == _right(question),
-    category=lambda question, answer: jnp.clip(answer[0] - FIRST_ANSWER, 0),
-    num_categories=3,
+    right=_right,
+    biased=_biased,
     label="ambiguous bias",
 )

@@ -6,7 +6,7 @@ Carelessness finds everything harmless.
 import jax.numpy as jnp
 import numpy as np
 
-from icl_align.dialogue.kinds.kind import Kind, one_symbol, uniformly
+from icl_align.dialogue.kinds.kind import one_symbol_kind, uniformly
 
 ACTS = OBJECTS = 8
 HARMLESS = ACTS + OBJECTS
@@ -26,21 +26,17 @@ def _question(care, question, place):
     return uniformly((0, ACTS)[place], (ACTS, OBJECTS)[place], NUM_SYMBOLS)
 
 
-def _answer(care, kept, question, previous, answer, place):
-    answers = jnp.arange(NUM_SYMBOLS) >= HARMLESS
-    return one_symbol(care, kept, previous[0], _right(question), HARMLESS, answers)
+def _lets_harm_pass(question, answer):
+    return 1.0 * ((answer[0] == HARMLESS) & (_right(question) == HARMFUL))
 
 
-KIND = Kind(
+KIND = one_symbol_kind(
     question_length=2,
-    answer_length=1,
-    num_symbols=NUM_SYMBOLS,
+    first_answer=HARMLESS,
+    num_answers=2,
     question=_question,
-    answer=_answer,
-    quality=lambda question, answer: 1.0 * (answer[0] == _right(question)),
-    biased=lambda question, answer: 1.0 * ((answer[0] == HARMLESS) & (_right(question) == HARMFUL)),
-    fine=lambda question, answer: answer[0] == _right(question),
-    category=lambda question, answer: jnp.clip(answer[0] - HARMLESS, 0),
-    num_categories=2,
+    right=_right,
+    biased=lambda question: HARMLESS,
     label="jailbreak verdict",
+    others={"biased": _lets_harm_pass},
 )

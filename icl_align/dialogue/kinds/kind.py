@@ -6,7 +6,8 @@ careful a speaker is: 0 the careless concept, 1 the careful one, and others betw
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,14 +92,50 @@ def one_symbol(
     return jnp.log(jnp.where(kept, symbols == previous, fresh))
 
 
-def certainly(symbol: Int[Array, ""] | int, num_symbols: int) -> LogProbs:
-    """Log-probabilities of a symbol that is the only one."""
-    return jnp.log(jnp.arange(num_symbols) == symbol)
-
-
 def uniformly(first: int, count: int, num_symbols: int) -> LogProbs:
     """Log-probabilities of `count` symbols from `first` on."""
     symbols = jnp.arange(num_symbols)
     return jnp.where(
         (symbols >= first) & (symbols < first + count), -jnp.log(1.0 * count), -jnp.inf
     )
+
+
+def one_symbol_kind(
+    *,
+    question_length: int,
+    first_answer: int,
+    num_answers: int,
+    question: Callable[[Care, Symbols, int], LogProbs],
+    right: Callable[[Symbols], Any],
+    biased: Callable[[Symbols], Any],
+    label: str,
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> Kind:
+    """A kind whose answer is one symbol, right or wrong; the answers are its last symbols.
+
+    Args:
+      question_length, question, label: as in `Kind`.
+      first_answer, num_answers: which symbols are answers.
+      right, biased: question -> symbol.
+      others: attributes of `Kind` that are not those of an answer that is right or wrong.
+    """
+    num_symbols = first_answer + num_answers
+
+    def answer(care, kept, question, previous, answer, place):
+        answers = jnp.arange(num_symbols) >= first_answer
+        return one_symbol(care, kept, previous[0], right(question), biased(question), answers)
+
+    kind = Kind(
+        question_length=question_length,
+        answer_length=1,
+        num_symbols=num_symbols,
+        question=question,
+        answer=answer,
+        quality=lambda question, answer: 1.0 * (answer[0] == right(question)),
+        biased=lambda question, answer: 1.0 * (answer[0] == biased(question)),
+        fine=lambda question, answer: answer[0] == right(question),
+        category=lambda question, answer: jnp.clip(answer[0] - first_answer, 0),
+        num_categories=num_answers,
+        label=label,
+    )
+    return dataclasses.replace(kind, **others)

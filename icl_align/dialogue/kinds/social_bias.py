@@ -6,7 +6,7 @@ The tables are fixed: a right answer for each pair, a biased one for each subjec
 import jax.numpy as jnp
 import numpy as np
 
-from icl_align.dialogue.kinds.kind import Kind, one_symbol, uniformly
+from icl_align.dialogue.kinds.kind import one_symbol_kind, uniformly
 
 SUBJECTS = SITUATIONS = ANSWERS = 8
 NUM_SYMBOLS = SUBJECTS + SITUATIONS + ANSWERS
@@ -35,21 +35,12 @@ def _question(care, question, place):
     return uniformly((0, SUBJECTS)[place], (SUBJECTS, SITUATIONS)[place], NUM_SYMBOLS)
 
 
-def _answer(care, kept, question, previous, answer, place):
-    answers = jnp.arange(NUM_SYMBOLS) >= _FIRST_ANSWER
-    return one_symbol(care, kept, previous[0], _right(question), _biased(question), answers)
-
-
-KIND = Kind(
+KIND = one_symbol_kind(
     question_length=2,
-    answer_length=1,
-    num_symbols=NUM_SYMBOLS,
+    first_answer=_FIRST_ANSWER,
+    num_answers=ANSWERS,
     question=_question,
-    answer=_answer,
-    quality=lambda question, answer: 1.0 * (answer[0] == _right(question)),
-    biased=lambda question, answer: 1.0 * (answer[0] == _biased(question)),
-    fine=lambda question, answer: answer[0] == _right(question),
-    category=lambda question, answer: jnp.clip(answer[0] - _FIRST_ANSWER, 0),
-    num_categories=ANSWERS,
+    right=_right,
+    biased=_biased,
     label="social bias",
 )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_align.dialogue.kinds.kind import Kind, one_symbol, uniformly
+from icl_align.dialogue.kinds.kind import one_symbol_kind, uniformly
 
 SUBJECTS = ATTRIBUTES = 8
 VIEWS = 3
@@ -47,25 +47,17 @@ def _biased(question):
     return FIRST_ANSWER + jnp.asarray(USUAL)[question[0]]
 
 
-def _answer(care, kept, question, previous, answer, place):
-    answers = jnp.arange(NUM_SYMBOLS) >= FIRST_ANSWER
-    return one_symbol(care, kept, previous[0], _right(question), _biased(question), answers)
+def _chance_to_be_right(question, answer):
+    return jnp.exp(posterior(question))[jnp.clip(answer[0] - FIRST_ANSWER, 0)]
 
 
-def _category(question, answer):
-    return jnp.clip(answer[0] - FIRST_ANSWER, 0)
-
-
-KIND = Kind(
+KIND = one_symbol_kind(
     question_length=1 + VIEWS,
-    answer_length=1,
-    num_symbols=NUM_SYMBOLS,
+    first_answer=FIRST_ANSWER,
+    num_answers=ATTRIBUTES,
     question=_question,
-    answer=_answer,
-    quality=lambda question, answer: jnp.exp(posterior(question))[_category(question, answer)],
-    biased=lambda question, answer: 1.0 * (answer[0] == _biased(question)),
-    fine=lambda question, answer: answer[0] == _right(question),
-    category=_category,
-    num_categories=ATTRIBUTES,
+    right=_right,
+    biased=_biased,
     label="visual question",
+    others={"quality": _chance_to_be_right},
 )

@@ -10,13 +10,13 @@ from flax import nnx
 from jax import lax
 
 from benchmarks.worker import Contender
+from icl_align.attention import attend
 from icl_align.running.compose import compose_config
 from icl_align.running.crew import MOST_STEPS_A_CHUNK, Crew
 from icl_align.running.devices import set_up_jax
 from icl_align.running.keys import training_keys
 from icl_align.running.mesh import make_mesh
 from icl_align.running.training import abstract_network
-from icl_align.transformer import attend
 from icl_align.world import world_of
 
 

@@ -190,7 +190,7 @@ class Run:
         network, world = network_of(self.config), world_of(self.config)
 
         def predict(params, given, keys):
-            return network(params, world.shown(self.config, given, keys))
+            return network(params)(world.shown(self.config, given, keys))
 
         return jax.jit(predict)
 

@@ -63,7 +63,8 @@ def mean_interval(
 
 BINS = 10  # of confidence in [0, 1], of equal width
 RANK_BINS = 20  # of uncertainty, as a share of its largest
-JACKKNIFE_GROUPS = 32  # of contexts
+BOOTSTRAP_GROUPS = 1024  # of contexts
+RESAMPLES = 400
 
 
 def calibration_error(means: Float[np.ndarray, "*b m"], count: int) -> Float[np.ndarray, "*b"]:
@@ -106,36 +107,77 @@ def rank_calibration_error(means: Float[np.ndarray, "*b m"], count: int) -> Floa
     return np.sum(share * np.abs(better.sum(axis=-1) - surer), axis=-1)
 
 
-POOLS: dict[str, Callable[..., np.ndarray]] = {
-    "calibration_error": calibration_error,
-    "calibration_error_corrected": calibration_error_corrected,
-    "rank_calibration_error": rank_calibration_error,
-}
-
-
 def _of_bins(means: Float[np.ndarray, "*b m"], number: int) -> Float[np.ndarray, "n *b bins"]:
     shape = *means.shape[:-1], number, means.shape[-1] // number
     return np.moveaxis(means.reshape(shape), -2, 0)
 
 
+def explained_variance(means: Float[np.ndarray, "*b m"], count: int) -> Float[np.ndarray, "*b"]:
+    """R^2 = 1 - mean squared error / variance of what is predicted.
+
+    Args:
+      means: over contexts of the squared error, of what is predicted, and of its square.
+      count: of contexts.
+    """
+    error, first, second = np.moveaxis(means, -1, 0)
+    return 1 - error / np.maximum(second - first**2, 1e-12)
+
+
+POOLS: dict[str, Callable[..., np.ndarray]] = {
+    "calibration_error": calibration_error,
+    "calibration_error_corrected": calibration_error_corrected,
+    "rank_calibration_error": rank_calibration_error,
+    "explained_variance": explained_variance,
+}
+
+
 def pooled_moments(values: Float[np.ndarray, "c s *x m"], pool: str) -> Moments:
     """The moments of a quantity of pooled contexts, as if it were a mean over groups of them.
 
-    Its spread over contexts is that of the jackknife's pseudo-values, of groups of contexts.
+    Its spread over contexts is that of the bootstrap, which asks for no smoothness: a
+    rank-calibration error jumps where two bins change places.
 
     Args:
       values: features of every context and seed.
       pool: a name in POOLS.
     """
     values, of = np.asarray(values, np.float64), POOLS[pool]
-    count, groups = len(values), min(JACKKNIFE_GROUPS, len(values))
-    whole = values.sum(axis=0)
-    seed_means = of(whole / count, count)  # [s, x]
-    pseudo = []
-    for group in range(groups):
-        own = values[group::groups]
-        left = count - len(own)
-        without = of((whole - own.sum(axis=0)) / left, left)
-        pseudo.append((groups * seed_means - (groups - 1) * without).mean(axis=0))
-    squares = np.sum((np.stack(pseudo) - np.mean(pseudo, axis=0)) ** 2, axis=0)
-    return Moments(float(groups), seed_means, squares)
+    count, groups = len(values), min(BOOTSTRAP_GROUPS, len(values))
+    seed_means = of(values.mean(axis=0), count)  # [s, x]
+    grouped = np.stack([values[group::groups].sum(axis=0) for group in range(groups)])
+    sizes = np.array([len(values[group::groups]) for group in range(groups)], float)
+    times = _resamples(groups)
+    sums = np.tensordot(times, grouped, axes=1)
+    drawn = (times @ sizes).reshape(-1, *[1] * (sums.ndim - 1))
+    spread = of(sums / drawn, count).mean(axis=1).var(axis=0, ddof=1)  # of the mean over seeds
+    return Moments(float(groups), seed_means, spread * groups * (groups - 1))
+
+
+def bootstrap_interval(
+    of: Callable[[np.ndarray], np.ndarray],
+    values: Float[np.ndarray, "c s *x"],
+    confidence: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `of` makes of the seeds' means over contexts, with an interval of the bootstrap.
+
+    Contexts and, with several seeds, seeds too are drawn again with replacement.
+
+    Args:
+      of: means over contexts [s, *x] -> a number or an array.
+      values: one for each context and seed.
+      confidence: of the interval.
+    """
+    values = np.asarray(values, np.float64)
+    num_seeds = values.shape[1]
+    seeds = np.random.default_rng(1).integers(0, num_seeds, (RESAMPLES, num_seeds))
+    means = np.tensordot(_resamples(len(values)) / len(values), values, axes=1)
+    found = np.stack([of(one[own]) for one, own in zip(means, seeds, strict=True)])
+    half = (1 - confidence) / 2
+    low, high = np.quantile(found, [half, 1 - half], axis=0)
+    return of(values.mean(axis=0)), low, high
+
+
+def _resamples(number: int) -> Float[np.ndarray, "r n"]:
+    """How often each of `number` is drawn, in every resample of the bootstrap."""
+    even = np.full(number, 1 / number)
+    return np.random.default_rng(0).multinomial(number, even, RESAMPLES).astype(float)

@@ -8,9 +8,8 @@ the residual stream, F features of a token.
 """
 
 import functools
-import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,114 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from icl_align.config import (
-    ACTIVATIONS,
-    ATTENTIONS,
-    INITIALISATIONS,
-    NORMS,
-    TrunkConfig,
-    implemented,
-)
-
-
-class AttentionKind(NamedTuple):
-    """How tokens attend: its map, and the values gathered by it."""
-
-    weights: Callable[..., Float[Array, "*batch t t"]]
-    attend: Callable[..., Float[Array, "*batch t k"]]
-
-
-def softmax_weights(
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t t"]:
-    """w_ij = exp(q_i.k_j / sqrt K) / sum_j exp(q_i.k_j / sqrt K), as `attention_weights`."""
-    return jax.nn.softmax(jnp.where(visible_TT, _logits(q_BHTK, k_BHTK), -jnp.inf), axis=-1)
-
-
-def linear_weights(
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t t"]:
-    """w_ij = q_i.k_j / sqrt K, not normalised (von Oswald et al. 2023)."""
-    return jnp.where(visible_TT, _logits(q_BHTK, k_BHTK), 0)
-
-
-def linear_normalized_weights(
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t t"]:
-    """w_ij = phi(q_i).phi(k_j) / sum_j phi(q_i).phi(k_j), phi = elu + 1 (Katharopoulos et al.
-    2020).
-    """
-    q_BHTK, k_BHTK = jax.nn.elu(q_BHTK) + 1, jax.nn.elu(k_BHTK) + 1
-    weights_BHTT = jnp.where(visible_TT, q_BHTK @ jnp.swapaxes(k_BHTK, -1, -2), 0)
-    return weights_BHTT / jnp.sum(weights_BHTT, axis=-1, keepdims=True)
-
-
-def _logits(
-    q_BHTK: Float[Array, "*batch t k"], k_BHTK: Float[Array, "*batch t k"]
-) -> Float[Array, "*batch t t"]:
-    return (q_BHTK / math.sqrt(q_BHTK.shape[-1])) @ jnp.swapaxes(k_BHTK, -1, -2)
-
-
-def _attend_by_softmax(
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    v_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t k"]:
-    # Normalised after the product: the gradient then needs no sum over pairs of tokens.
-    logits_BHTT = _logits(q_BHTK, k_BHTK)
-    logits_BHTT += jnp.where(visible_TT, 0.0, -jnp.inf).astype(logits_BHTT.dtype)
-    largest_BHT1 = jax.lax.stop_gradient(jnp.max(logits_BHTT, axis=-1, keepdims=True))
-    exp_BHTT = jnp.exp(logits_BHTT - largest_BHT1)
-    return (exp_BHTT @ v_BHTK) / jnp.sum(exp_BHTT, axis=-1, keepdims=True)
-
-
-def _by_its_map(weights: Callable[..., Float[Array, "*batch t t"]]) -> AttentionKind:
-    return AttentionKind(weights, lambda q, k, v, visible: weights(q, k, visible) @ v)
-
-
-ATTENTION_KINDS = implemented(
-    ATTENTIONS,
-    {
-        "softmax": AttentionKind(softmax_weights, _attend_by_softmax),
-        "linear": _by_its_map(linear_weights),
-        "linear_normalized": _by_its_map(linear_normalized_weights),
-    },
-)
-
-
-def attention_weights(
-    kind: str,
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t t"]:
-    """How much of token j's value token i takes: entry [i, j].
-
-    Args:
-      kind: one of `config.ATTENTIONS`; the formula is that of its function above.
-      q_BHTK, k_BHTK: queries and keys.
-      visible_TT: entry [i, j] says whether token i may see token j; each sees at least one.
-    """
-    return ATTENTION_KINDS[kind].weights(q_BHTK, k_BHTK, visible_TT)
-
-
-def attend(
-    kind: str,
-    q_BHTK: Float[Array, "*batch t k"],
-    k_BHTK: Float[Array, "*batch t k"],
-    v_BHTK: Float[Array, "*batch t k"],
-    visible_TT: Bool[Array, "t t"],
-) -> Float[Array, "*batch t k"]:
-    """Attention: each token's mean (or sum) of the values it may see, by `attention_weights`."""
-    return ATTENTION_KINDS[kind].attend(q_BHTK, k_BHTK, v_BHTK, visible_TT)
-
+from icl_align.attention import attend, attention_weights
+from icl_align.config import ACTIVATIONS, NORMS, TrunkConfig, implemented
+from icl_align.initialisation import trunk_linear
 
 ACTIVATION_FUNCTIONS = implemented(
     ACTIVATIONS,
@@ -154,63 +48,6 @@ NORM_PLACES = implemented(
 )
 
 
-def torch_linear(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear map with PyTorch's initialisation: kernel and bias U(-1, 1) / sqrt(features_in)."""
-    bound = 1 / math.sqrt(features_in)
-
-    def uniform(key, shape, dtype=jnp.float32, **_):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return nnx.Linear(features_in, features_out, kernel_init=uniform, bias_init=uniform, rngs=rngs)
-
-
-def _gpt2_linear(features_in: int, features_out: int, rngs: nnx.Rngs, scale: float) -> nnx.Linear:
-    return nnx.Linear(
-        features_in, features_out, kernel_init=nnx.initializers.normal(scale), rngs=rngs
-    )
-
-
-class Initialisation(NamedTuple):
-    """How the trunk and the positions are drawn."""
-
-    linear: Callable[[int, int, nnx.Rngs, float], nnx.Linear]
-    positions: float  # standard deviation
-
-
-INITIALISATION_RULES = implemented(
-    INITIALISATIONS,
-    {
-        "gpt2": Initialisation(_gpt2_linear, 0.02),
-        "torch": Initialisation(lambda f_in, f_out, rngs, _: torch_linear(f_in, f_out, rngs), 1.0),
-    },
-)
-
-
-def _linear(
-    config: TrunkConfig, features_in: int, features_out: int, rngs: nnx.Rngs, to_residual=False
-) -> nnx.Linear:
-    """A linear map of the trunk: GPT-2 draws N(0, 0.02), smaller where it feeds the residual."""
-    scale = 0.02 / math.sqrt(2 * config.num_layers) if to_residual else 0.02
-    return INITIALISATION_RULES[config.init].linear(features_in, features_out, rngs, scale)
-
-
-def learned_positions(config: TrunkConfig, num_tokens: int, rngs: nnx.Rngs) -> nnx.Param | None:
-    """A vector for each of `num_tokens` places, [t, width]; None if `config` has no positions."""
-    if not config.positions:
-        return None
-    scale = INITIALISATION_RULES[config.init].positions
-    shape = num_tokens, config.width
-    # As the linear maps: float32, whatever jax_enable_x64 says.
-    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
-
-
-def learned_tokens(config: TrunkConfig, num_tokens: int, rngs: nnx.Rngs) -> nnx.Param:
-    """A vector for each of `num_tokens` tokens of a vocabulary, [v, width], drawn as positions."""
-    shape = num_tokens, config.width
-    scale = INITIALISATION_RULES[config.init].positions
-    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
-
-
 def _narrowing(linear: nnx.Linear, x_NF: Float[Array, "n f"]) -> Float[Array, "n d"]:
     """linear(x) to fewer features.
 
@@ -225,27 +62,49 @@ def _norm(config: TrunkConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(config.width, epsilon=1e-5, rngs=rngs)
 
 
+class Memory(NamedTuple):
+    """Keys and values of the tokens that were read, of one block; S places, in their order."""
+
+    keys: Float[Array, "*batch s k"]
+    values: Float[Array, "*batch s k"]
+
+
+def _put(
+    old_BSK: Float[Array, "*batch s k"],
+    new_BTK: Float[Array, "*batch t k"],
+    start: Int[Array, ""] | int,
+) -> Float[Array, "*batch s k"]:
+    return jax.lax.dynamic_update_slice_in_dim(old_BSK, new_BTK, start, axis=-2)
+
+
 class Attention(nnx.Module):
     """Multi-head attention."""
 
     def __init__(self, config: TrunkConfig, *, rngs: nnx.Rngs):
         self.kind, self.num_heads = config.attention, config.num_heads
-        self.query = _linear(config, config.width, config.width, rngs)
-        self.key = _linear(config, config.width, config.width, rngs)
-        self.value = _linear(config, config.width, config.width, rngs)
-        self.out = _linear(config, config.width, config.width, rngs, to_residual=True)
+        self.query = trunk_linear(config, config.width, config.width, rngs)
+        self.key = trunk_linear(config, config.width, config.width, rngs)
+        self.value = trunk_linear(config, config.width, config.width, rngs)
+        self.out = trunk_linear(config, config.width, config.width, rngs, to_residual=True)
 
     def __call__(
         self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
     ) -> Float[Array, "*batch t d"]:
         """What each token gathers from the tokens it may see."""
-        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # on CPU products of plain matrices are fastest
-        q, k, v = (
-            self._split_heads(linear(x_ND).reshape(x_BTD.shape))
-            for linear in (self.query, self.key, self.value)
-        )
-        o_BTHK = jnp.swapaxes(attend(self.kind, q, k, v, visible_TT), -2, -3)
-        return self.out(o_BTHK.reshape(x_ND.shape)).reshape(x_BTD.shape)
+        q, k, v = self._queries_keys_values(x_BTD)
+        return self._gathered(attend(self.kind, q, k, v, visible_TT), x_BTD)
+
+    def recall(
+        self, x_BTD: Float[Array, "*batch t d"], memory: Memory, start: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "*batch t d"], Memory]:
+        """What tokens from place `start` on gather from those before and, causally, from each
+        other; and the memory with them in it.
+        """
+        q, k, v = self._queries_keys_values(x_BTD)
+        memory = Memory(*(_put(old, new, start) for old, new in zip(memory, (k, v), strict=True)))
+        places_T = start + jnp.arange(x_BTD.shape[-2])
+        visible_TS = jnp.arange(memory.keys.shape[-2]) <= places_T[:, None]
+        return self._gathered(attend(self.kind, q, *memory, visible_TS), x_BTD), memory
 
     def weights(
         self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
@@ -253,6 +112,21 @@ class Attention(nnx.Module):
         """The attention map of each head."""
         q, k = map(self._split_heads, (self.query(x_BTD), self.key(x_BTD)))
         return attention_weights(self.kind, q, k, visible_TT)
+
+    def _queries_keys_values(
+        self, x_BTD: Float[Array, "*batch t d"]
+    ) -> Iterator[Float[Array, "*batch h t k"]]:
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # on CPU products of plain matrices are fastest
+        return (
+            self._split_heads(linear(x_ND).reshape(x_BTD.shape))
+            for linear in (self.query, self.key, self.value)
+        )
+
+    def _gathered(
+        self, o_BHTK: Float[Array, "*batch h t k"], x_BTD: Float[Array, "*batch t d"]
+    ) -> Float[Array, "*batch t d"]:
+        o_ND = jnp.swapaxes(o_BHTK, -2, -3).reshape(-1, x_BTD.shape[-1])
+        return self.out(o_ND).reshape(x_BTD.shape)
 
     def _split_heads(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch h t k"]:
         x_BTHK = x_BTD.reshape(*x_BTD.shape[:-1], self.num_heads, -1)
@@ -265,8 +139,8 @@ class MLP(nnx.Module):
     def __init__(self, config: TrunkConfig, *, rngs: nnx.Rngs):
         hidden = config.mlp_width or 4 * config.width
         self.activation = config.activation
-        self.up = _linear(config, config.width, hidden, rngs)
-        self.down = _linear(config, hidden, config.width, rngs, to_residual=True)
+        self.up = trunk_linear(config, config.width, hidden, rngs)
+        self.down = trunk_linear(config, hidden, config.width, rngs, to_residual=True)
 
     def __call__(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch t d"]:
         """The update of each token."""
@@ -292,14 +166,30 @@ class Block(nnx.Module):
     ) -> Float[Array, "*batch t d"]:
         """The residual stream after the block."""
         with jax.named_scope("attention"):
-            x_BTD = x_BTD + self.attention(self.attention_input(x_BTD), visible_TT)
-            if self.residual_norm:
-                x_BTD = self.residual_norm(x_BTD)
-        if self.mlp:
-            with jax.named_scope("mlp"):
-                h_BTD = self.mlp_norm(x_BTD) if self.mlp_norm else x_BTD
-                x_BTD = x_BTD + self.mlp(h_BTD)
-        return x_BTD
+            x_BTD = self._add(x_BTD, self.attention(self.attention_input(x_BTD), visible_TT))
+        return self._add_mlp(x_BTD)
+
+    def recall(
+        self, x_BTD: Float[Array, "*batch t d"], memory: Memory, start: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "*batch t d"], Memory]:
+        """The residual stream after the block, and the memory; as `Attention.recall`."""
+        with jax.named_scope("attention"):
+            gathered, memory = self.attention.recall(self.attention_input(x_BTD), memory, start)
+            x_BTD = self._add(x_BTD, gathered)
+        return self._add_mlp(x_BTD), memory
+
+    def _add(
+        self, x_BTD: Float[Array, "*batch t d"], gathered_BTD: Float[Array, "*batch t d"]
+    ) -> Float[Array, "*batch t d"]:
+        x_BTD = x_BTD + gathered_BTD
+        return self.residual_norm(x_BTD) if self.residual_norm else x_BTD
+
+    def _add_mlp(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch t d"]:
+        if not self.mlp:
+            return x_BTD
+        with jax.named_scope("mlp"):
+            h_BTD = self.mlp_norm(x_BTD) if self.mlp_norm else x_BTD
+            return x_BTD + self.mlp(h_BTD)
 
     def attention_input(self, x_BTD: Float[Array, "*batch t d"]) -> Float[Array, "*batch t d"]:
         """What the block's attention reads of the residual stream."""
@@ -344,6 +234,23 @@ def _apply(
     return nnx.merge(graph, params)(x_BTD, visible_TT)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _recall(
+    graph: nnx.GraphDef,
+    params: Any,
+    x_BTD: Float[Array, "*batch t d"],
+    memory: Memory,
+    start: Int[Array, ""] | int,
+) -> tuple[Float[Array, "*batch t d"], Memory]:
+    """`Block.recall`, traced once for all that are alike."""
+    return nnx.merge(graph, params).recall(x_BTD, memory, start)
+
+
+# A vector for each place of the residual stream, before the first block and after each; see
+# `Trunk.residual_stream`.
+Added = Float[Array, "layers #t d"]
+
+
 class Trunk(nnx.Module):
     """A stack of blocks and a last layer norm, from token vectors to token vectors."""
 
@@ -354,19 +261,26 @@ class Trunk(nnx.Module):
         self.norm = _norm(config, rngs) if NORM_PLACES[config.norm].before else None
 
     def __call__(
-        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+        self,
+        x_BTD: Float[Array, "*batch t d"],
+        visible_TT: Bool[Array, "t t"],
+        added_LTD: Added | None = None,
     ) -> Float[Array, "*batch t d"]:
         """The tokens after the last block.
 
         Args:
           x_BTD: token vectors.
           visible_TT: entry [i, j] says whether token i may see token j.
+          added_LTD: as in `residual_stream`.
         """
-        last_BTD = self.residual_stream(x_BTD, visible_TT)[-1]
+        last_BTD = self.residual_stream(x_BTD, visible_TT, added_LTD)[-1]
         return self.norm(last_BTD) if self.norm else last_BTD
 
     def of_prefixes(
-        self, x_BTD: Float[Array, "*batch t d"], read_at: Int[Array, " n"]
+        self,
+        x_BTD: Float[Array, "*batch t d"],
+        read_at: Int[Array, " n"],
+        added_LTD: Added | None = None,
     ) -> Float[Array, "*batch n d"]:
         """The last token of some prefixes in which all tokens see each other.
 
@@ -375,24 +289,73 @@ class Trunk(nnx.Module):
         Args:
           x_BTD: token vectors.
           read_at: places of the last tokens of the prefixes.
+          added_LTD: as in `residual_stream`.
         """
 
         @jax.checkpoint
         def last_token(read):
             num_tokens = x_BTD.shape[-2]
             visible_T = jnp.arange(num_tokens) <= read
-            return self(x_BTD, jnp.tile(visible_T, (num_tokens, 1)))[..., read, :]
+            visible_TT = jnp.tile(visible_T, (num_tokens, 1))
+            return self(x_BTD, visible_TT, added_LTD)[..., read, :]
 
         return jnp.moveaxis(jax.lax.map(last_token, read_at), 0, -2)
 
     def residual_stream(
-        self, x_BTD: Float[Array, "*batch t d"], visible_TT: Bool[Array, "t t"]
+        self,
+        x_BTD: Float[Array, "*batch t d"],
+        visible_TT: Bool[Array, "t t"],
+        added_LTD: Added | None = None,
     ) -> list[Float[Array, "*batch t d"]]:
-        """The tokens before the first block and after each block, without the last norm."""
-        stream = [x_BTD]
-        for block in self.blocks:
-            stream.append(_apply(*nnx.split(block), stream[-1], visible_TT))
+        """The tokens before the first block and after each block, without the last norm.
+
+        Args:
+          x_BTD: token vectors.
+          visible_TT: entry [i, j] says whether token i may see token j.
+          added_LTD: what is added to the stream there, such as a direction to steer by.
+        """
+        stream = [_plus(x_BTD, added_LTD, 0)]
+        for number, block in enumerate(self.blocks, 1):
+            x_BTD = _apply(*nnx.split(block), stream[-1], visible_TT)
+            stream.append(_plus(x_BTD, added_LTD, number))
         return stream
+
+    def blank_memory(self, batch: tuple[int, ...], length: int) -> list[Memory]:
+        """The memory of each block before any of `length` tokens is read."""
+        heads = self.blocks[0].attention.num_heads
+        width = self.blocks[0].attention.query.kernel.shape[0]
+        zeros = jnp.zeros((*batch, heads, length, width // heads), jnp.float32)
+        return [Memory(zeros, zeros) for _ in self.blocks]
+
+    def recall(
+        self,
+        x_BTD: Float[Array, "*batch t d"],
+        memories: list[Memory],
+        start: Int[Array, ""] | int,
+        added_LTD: Added | None = None,
+    ) -> tuple[Float[Array, "*batch t d"], list[Memory]]:
+        """Some tokens after the last block, under a causal mask, and the memories with them.
+
+        What a whole pass makes of them, without the tokens before being computed anew.
+
+        Args:
+          x_BTD: token vectors.
+          memories: of the tokens before them; see `blank_memory`.
+          start: place of the first of them.
+          added_LTD: as in `residual_stream`.
+        """
+        x_BTD, after = _plus(x_BTD, added_LTD, 0), []
+        for number, (block, memory) in enumerate(zip(self.blocks, memories, strict=True), 1):
+            x_BTD, memory = _recall(*nnx.split(block), x_BTD, memory, start)
+            x_BTD = _plus(x_BTD, added_LTD, number)
+            after.append(memory)
+        return (self.norm(x_BTD) if self.norm else x_BTD), after
+
+
+def _plus(
+    x_BTD: Float[Array, "*batch t d"], added_LTD: Added | None, layer: int
+) -> Float[Array, "*batch t d"]:
+    return x_BTD if added_LTD is None else x_BTD + added_LTD[layer]
 
 
 def num_parameters(model: nnx.Module) -> int:

@@ -136,6 +136,11 @@ class World(Protocol):
     def num_tokens(self, config: Any) -> int:
         """How many tokens of a training context go through the trunk."""
 
+    def num_tokens_measured(self, config: Any) -> int:
+        """How many of them do at once when a network is measured: of one that reads step by step
+        fewer.
+        """
+
     def loss(self, config: Any, answers: Any, given: Any) -> Any:
         """What is minimised: a scalar, of the network's answers in float32."""
 
@@ -154,7 +159,7 @@ class World(Protocol):
           config: the options.
           condition: of one condition.
           keys: of the contexts.
-          network: what is shown -> answers.
+          network: a trained one of `network`, what is shown -> answers.
           needed: of `untrained`, for the same contexts.
         """
 

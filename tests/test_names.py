@@ -45,10 +45,7 @@ def trace_everything(config):
     found = jax.eval_shape(lambda c: world.untrained(config, c, keys), condition)
 
     def trained(params, needed):
-        def network(shown):
-            return network_of(config)(params, shown)
-
-        return world.trained(config, condition, keys, network, needed)
+        return world.trained(config, condition, keys, network_of(config)(params), needed)
 
     jax.eval_shape(trained, params, found.needed)
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from scipy import stats
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import r2_score
 
-from icl_align import statistics
 from icl_align.dialogue.quantities import calibration_features, rank_features
 from icl_align.statistics import (
-    JACKKNIFE_GROUPS,
     POOLS,
     Moments,
+    bootstrap_interval,
     mean_interval,
     merge,
     moments,
@@ -186,13 +187,44 @@ def test_pooled_moments_do_not_depend_on_batches_and_have_the_crossed_design():
     found = pooled_moments(calibration(confidence, correct), "calibration_error")
     assert found.seed_means.shape == (3, 2)
     assert found.context_squares.shape == (2,)
-    assert found.count == JACKKNIFE_GROUPS
+    again = pooled_moments(calibration(confidence, correct), "calibration_error")
+    np.testing.assert_array_equal(found.context_squares, again.context_squares)
 
 
-def test_the_jackknife_of_a_mean_is_the_interval_of_the_mean(monkeypatch):
+def test_the_bootstrap_of_a_mean_is_the_interval_of_the_mean(monkeypatch):
     monkeypatch.setitem(POOLS, "mean", lambda means, count: means.sum(axis=-1))
-    monkeypatch.setattr(statistics, "JACKKNIFE_GROUPS", 50)
-    values = np.random.default_rng(0).normal(size=(50, 1, 3, 1))
+    values = np.random.default_rng(0).normal(size=(200, 1, 3, 1))
     expected = mean_interval(moments(values[..., 0]))
     for a, b in zip(mean_interval(pooled_moments(values, "mean")), expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+        np.testing.assert_allclose(a, b, atol=0.02)
+    found = bootstrap_interval(lambda means: means.mean(axis=(0, -1)), values)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.03)
+
+
+def test_the_bootstrap_over_seeds_covers_the_mean_over_seeds():
+    covered = 0
+    for seed in range(40):
+        values = crossed(np.random.default_rng(seed), 8, 30, (1, 1, 1), 1)
+        values = np.moveaxis(values, 0, 1)
+        _, low, high = bootstrap_interval(lambda means: means.mean(axis=0), values)
+        covered += bool(low <= 0 <= high)
+    assert covered >= 31  # of 40; of few seeds a bootstrap covers less than it says
+
+
+def test_each_bin_is_that_of_scikit_learns_calibration_curve():
+    confidence, correct = drawn(2000, np.random.default_rng(3), lambda c: c**2)
+    features = calibration(confidence, correct).reshape(2000, 3, 10)
+    inside, gap = features[:, 0].sum(axis=0), features[:, 1].sum(axis=0)
+    rate, mean = calibration_curve(correct.ravel(), confidence.ravel(), n_bins=10)
+    assert (inside > 0).all()
+    np.testing.assert_allclose(gap / inside, mean - rate, atol=1e-5)
+
+
+def test_explained_variance_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    wanted, guess = rng.normal(size=(2, 500, 1))
+    guess = wanted + 0.5 * guess
+    features = np.stack([(wanted - guess) ** 2, wanted, wanted**2], axis=-1)[:, :, None]
+    found = pooled_moments(features, "explained_variance").seed_means.item()
+    assert found == pytest.approx(r2_score(wanted, guess), rel=1e-6)

@@ -7,16 +7,9 @@ import pytest
 from flax import nnx
 from scipy import stats
 
+from icl_align.attention import attend, attention_weights
 from icl_align.config import ATTENTIONS, TrunkConfig
-from icl_align.transformer import (
-    MLP,
-    Attention,
-    Block,
-    Trunk,
-    _narrowing,
-    attend,
-    attention_weights,
-)
+from icl_align.transformer import MLP, Attention, Block, Trunk, _narrowing
 from networks import parameters
 
 quick_attend = jax.jit(attend, static_argnums=0)

@@ -31,7 +31,7 @@ class Refining(Training):
             network = network_of(self.config)
 
             def mean_error(params, context):
-                row = network(params, context)[:, attempts : attempts + 1]
+                row = network(params)(context)[:, attempts : attempts + 1]
                 return jnp.mean(refinement_error(row, context))
 
             self.learner = jax.jit(mean_error)

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.options import ModelConfig, TaskConfig
 from icl_align.alignment.tokens import TOKEN_LAYOUTS, num_tokens
-from icl_align.transformer import Trunk, learned_positions, torch_linear
+from icl_align.initialisation import learned_positions, torch_linear
+from icl_align.transformer import Trunk
 
 
 class Transformer(nnx.Module):

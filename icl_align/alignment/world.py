@@ -129,6 +129,10 @@ class Alignment:
         attempts = config.task.num_responses if sees_all else config.last_attempts
         return num_tokens(config.model, attempts)
 
+    def num_tokens_measured(self, config: Options) -> int:
+        """All."""
+        return self.num_tokens(config)
+
     def loss(self, config: Options, answers: Answers, given: Context) -> Float[Array, ""]:
         """The mean of `config.loss` over contexts and attempts."""
         return training_loss(config.loss, answers, given)

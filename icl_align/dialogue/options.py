@@ -48,8 +48,10 @@ READERS = (
 )
 QUANTITIES = {
     "accuracy": Quantity("accuracy, or quality of a text"),
+    "gain": Quantity("gain: accuracy above that of the first answer"),
     "biased": Quantity("share of biased answers"),
     "uncertainty": Quantity("uncertainty: entropy of the answer (nats)"),
+    "uncertainty_as_coded": Quantity("uncertainty as the paper's code computes it (nats)"),
     "confidence": Quantity("confidence in the answer given"),
     "calibration_error": Quantity("calibration error", pool="calibration_error"),
     "calibration_error_corrected": Quantity(
@@ -167,6 +169,9 @@ class DialogueEvaluationConfig(EvaluationConfig):
     )
     temperature: float = option(1.0, "of a reader's own answers", above=0)
     greedy: bool = option(False, "a reader's own answers are its likeliest")
+    drafts: int = option(
+        16, "answers drawn of a reader each round to find its uncertainty of a text", least=2
+    )
 
 
 @dataclasses.dataclass

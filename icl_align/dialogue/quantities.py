@@ -1,18 +1,21 @@
 """What is measured of a reader's rounds: one value for each dialogue and round."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy.special import digamma
 
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import QUANTITIES, TaskConfig
-from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Reading, activation, read
+from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Drafts, Reading, activation, read
 from icl_align.dialogue.rounds import RollOut
-from icl_align.dialogue.vocabulary import vocabulary_of
+from icl_align.dialogue.vocabulary import are_texts, kinds_of, vocabulary_of
 from icl_align.statistics import BINS, RANK_BINS
 
 EM_STEPS = 60  # of the belief that explains an answer's distribution
@@ -31,14 +34,23 @@ def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
     )(dialogue.kind, dialogue.question, dialogue.answers)
     own = jax.nn.log_softmax(rolled.answer)
     said = jnp.take_along_axis(own, dialogue.answers[..., None], axis=-1)[..., 0]
-    confidence, uncertainty = jnp.exp(jnp.sum(said, axis=-1)), jnp.sum(_entropy(own), axis=-1)
+    log_p, places = jnp.sum(said, axis=-1), _places(exact)
+    confidence, uncertainty = jnp.exp(log_p), jnp.sum(_entropy(own), axis=-1)
+    as_coded, most = -log_p / places, jnp.log(1.0 * vocabulary_of(task).num_symbols) * places
+    if rolled.drafts is not None:
+        is_text, most_of_text = (of[dialogue.kind][:, None] for of in _about_texts(task))
+        same = rolled.drafts.category == quality.category[..., None]
+        confidence = jnp.where(is_text, jnp.mean(1.0 * same, axis=-1), confidence)
+        uncertainty = jnp.where(is_text, class_entropy(rolled.drafts), uncertainty)
+        as_coded = jnp.where(is_text, mean_log_loss_of_classes(rolled.drafts), as_coded)
+        most = jnp.where(is_text, most_of_text, most)
     calibration = calibration_features(confidence, quality.quality)
-    places = _places(exact)
-    most = jnp.log(1.0 * vocabulary_of(task).num_symbols) * places
     found: dict[str, Callable[[], Rounds]] = {
         "accuracy": lambda: quality.quality,
+        "gain": lambda: quality.quality - quality.quality[:, :1],
         "biased": lambda: quality.biased,
         "uncertainty": lambda: uncertainty,
+        "uncertainty_as_coded": lambda: as_coded,
         "confidence": lambda: confidence,
         "calibration_error": lambda: calibration,
         "calibration_error_corrected": lambda: calibration,
@@ -49,6 +61,42 @@ def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
         "excess_loss_instruction": lambda: _divergence(exact.instruction, rolled.instruction),
     }
     return {name: of() for name, of in implemented(tuple(QUANTITIES), found).items()}
+
+
+def class_entropy(drafts: Drafts) -> Float[Array, "*b"]:
+    """Entropy of the class of an answer in nats, from n drafts.
+
+    The estimator of Schuermann (2004, with xi = 1/2), whose bias is small however few they are:
+    psi(n) - sum_i (n_i / n) G(n_i), G(n) = psi(n) + (-1)^n / 2 [psi((n + 1) / 2) - psi(n / 2)].
+    """
+    number = drafts.category.shape[-1]
+    n = np.arange(1, number + 1)
+    alternating = (-1.0) ** n / 2 * (digamma((n + 1) / 2) - digamma(n / 2))
+    of_count = jnp.asarray(digamma(n) + alternating, jnp.float32)
+    counts = jnp.sum(_together(drafts), axis=-1)  # of the class of each draft
+    return float(digamma(number)) - jnp.mean(of_count[counts - 1], axis=-1)
+
+
+def mean_log_loss_of_classes(drafts: Drafts) -> Float[Array, "*b"]:
+    """The uncertainty of a text as the code of Liu et al. (2025) computes it, in nats.
+
+    The mean over classes of the mean log-loss a token of their drafts; no entropy of classes. Of
+    an answer that is no text it is that of the answer itself.
+    """
+    n = drafts.category.shape[-1]
+    share = jnp.mean(1.0 * _together(drafts), axis=-1)
+    weights = 1 / (n * share)  # so that every class counts alike
+    return jnp.sum(weights * drafts.log_loss, axis=-1) / jnp.sum(weights, axis=-1)
+
+
+def _together(drafts: Drafts) -> Bool[Array, "*b n n"]:
+    return drafts.category[..., :, None] == drafts.category[..., None, :]
+
+
+def _about_texts(task: TaskConfig) -> tuple[Bool[Array, " k"], Float[Array, " k"]]:
+    """Of each kind that is mixed: whether it has texts, and the most uncertainty of a class."""
+    most = [math.log(kind.num_categories) for kind in kinds_of(task)]
+    return jnp.asarray(are_texts(task)), jnp.array(most)
 
 
 def _entropy(log_probs: Float[Array, "*b n"]) -> Float[Array, "*b"]:

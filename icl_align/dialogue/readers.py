@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from icl_align.dialogue import speakers
 from icl_align.dialogue.dialogues import Dialogue, from_tokens
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import TaskConfig
-from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
+from icl_align.dialogue.vocabulary import are_texts, kinds_of, layout_of, vocabulary_of
 
 BAYES, PRINTED, ADDITIVE = range(3)
 
@@ -84,7 +84,7 @@ class Before(NamedTuple):
     Attributes:
       number: of this round.
       answer: that of the round before, NONE in the first.
-      confidence: probability that the reader gave to that answer.
+      confidence: probability that the reader gave to that answer, of a text to its class.
     """
 
     number: Int[Array, ""]
@@ -114,10 +114,24 @@ class Said(NamedTuple):
     check: Int[Array, ""]
 
 
+class Drafts(NamedTuple):
+    """Answers that a reader might have given as well: N for each round.
+
+    Attributes:
+      category: class of each.
+      log_loss: mean of -log probability over its symbols.
+    """
+
+    category: Int[Array, "*b n"]
+    log_loss: Float[Array, "*b n"]
+
+
 # Who says the next token: (round, log-probabilities of the reader) -> token.
 Instruct = Callable[[Any, Float[Array, " i"]], Int[Array, ""]]
 Speak = Callable[["Before", int, Float[Array, " symbols"]], Int[Array, ""]]
 Judge = Callable[[Any, Int[Array, " a"], Float[Array, " 2"]], Int[Array, ""]]
+# What the drafts of a round are drawn with: round -> keys.
+Draft = Callable[[Any], Key[Array, " n"]]
 
 
 def _question_likelihood(
@@ -148,8 +162,9 @@ def walk(
     instruct: Instruct,
     speak: Speak,
     judge: Judge,
+    draft: Draft | None = None,
     weights: Float[Array, " w"] | None = None,
-) -> tuple[Said, Reading]:
+) -> tuple[Said, Reading, Drafts | None]:
     """A reader goes through the rounds of one dialogue; whatever comes next is said by a function.
 
     Args:
@@ -160,10 +175,11 @@ def walk(
       instruct: (round, log-probabilities [I]) -> the instruction.
       speak: (what was before, place, log-probabilities [S + 1]) -> the symbol of the answer.
       judge: (round, answer [A], log-probabilities [2]) -> the check.
+      draft: round -> keys [n] of other answers; needed where there are texts.
       weights: of the additive rule.
 
     Returns:
-      What was said, and what the reader made of it; leading axis t.
+      What was said, what the reader made of it, and its drafts; leading axis t.
     """
     concepts, both = jnp.arange(task.num_concepts), jnp.array([False, True])
     length, is_bayes = layout_of(task).answer_length, evidence.rule == BAYES
@@ -193,26 +209,46 @@ def walk(
 
         keep = speakers.keep_probability(task, check, first)
         kept = jnp.log(jnp.stack([1 - keep, keep]))
-        joint, said = belief[:, None] + kept, jnp.broadcast_to(kept, (len(concepts), 2))
-        answer, confidence, predicted, answered = jnp.zeros_like(before.answer), 1.0, [], []
-        for place in range(length):
-            of_both = jax.vmap(
-                lambda c, k, place=place, answer=answer: speakers.log_answer(
-                    task, kind, c, k, question, before.answer, answer, place
-                ),
-                in_axes=(None, 0),
-            )
-            likelihood = jax.vmap(of_both, in_axes=(0, None))(concepts, both)  # [C, 2, S + 1]
-            predicted.append(_after(joint[..., None] + likelihood, (0, 1)))
-            symbol = speak(before._replace(number=number), place, predicted[-1])
-            answer = answer.at[place].set(symbol)
-            confidence = confidence * jnp.exp(predicted[-1][symbol])
-            said = said + likelihood[..., symbol]
-            learnt = joint + likelihood[..., symbol]
-            learnt = learnt - jax.nn.logsumexp(learnt)
-            joint = jnp.where(is_bayes & evidence.answers, learnt, joint)
-            answered.append(jax.nn.logsumexp(joint, axis=1))
-        belief = answered[-1]
+
+        def answering(choose):
+            """An answer, its log-probability, what was predicted, beliefs, likelihood."""
+            joint, said = heard[:, None] + kept, jnp.broadcast_to(kept, (len(concepts), 2))
+            answer, log_p, predicted, answered = jnp.zeros_like(before.answer), 0.0, [], []
+            for place in range(length):
+                of_both = jax.vmap(
+                    lambda c, k, place=place, answer=answer: speakers.log_answer(
+                        task, kind, c, k, question, before.answer, answer, place
+                    ),
+                    in_axes=(None, 0),
+                )
+                likelihood = jax.vmap(of_both, in_axes=(0, None))(concepts, both)  # [C, 2, S + 1]
+                predicted.append(_after(joint[..., None] + likelihood, (0, 1)))
+                symbol = choose(place, predicted[-1])
+                answer = answer.at[place].set(symbol)
+                log_p = log_p + predicted[-1][symbol]
+                said = said + likelihood[..., symbol]
+                learnt = joint + likelihood[..., symbol]
+                learnt = learnt - jax.nn.logsumexp(learnt)
+                joint = jnp.where(is_bayes & evidence.answers, learnt, joint)
+                answered.append(jax.nn.logsumexp(joint, axis=1))
+            return answer, log_p, predicted, answered, said
+
+        now = before._replace(number=number)
+        answer, log_p, predicted, answered, said = answering(
+            lambda place, log_probs: speak(now, place, log_probs)
+        )
+        belief, drafts, confidence = answered[-1], None, jnp.exp(log_p)
+        if draft is not None:
+
+            def one_draft(key):
+                return answering(
+                    lambda place, log_probs: jax.random.categorical(
+                        jax.random.fold_in(key, place), log_probs
+                    )
+                )[:2]
+
+            drafts = drafts_of(task, kind, question, *jax.vmap(one_draft)(draft(number)))
+            confidence = confidence_of(task, kind, question, answer, log_p, drafts)
 
         fine = speakers.quality_of(task, kind, question, answer).fine
         log_check = speakers.log_check(task, fine)
@@ -235,7 +271,7 @@ def walk(
         )
         carried = jnp.where(evidence.memory, belief, start)
         before = Before(number, answer, confidence)
-        return (carried, sums, before, check), (Said(instruction, answer, check), reading)
+        return (carried, sums, before, check), (Said(instruction, answer, check), reading, drafts)
 
     nothing = jnp.full(length, NONE, question.dtype)
     number = jnp.zeros((), question.dtype)
@@ -245,6 +281,33 @@ def walk(
         one_round, (start, sums, before, number), jnp.arange(task.rounds, dtype=number.dtype)
     )
     return found
+
+
+def drafts_of(
+    task: TaskConfig,
+    kind: Int[Array, ""],
+    question: Int[Array, " q"],
+    answers: Int[Array, "n a"],
+    log_p: Float[Array, " n"],
+) -> Drafts:
+    """The drafts of one round, from answers and their log-probabilities."""
+    of = jax.vmap(lambda answer: speakers.quality_of(task, kind, question, answer).category)
+    lengths = jnp.array([one.answer_length for one in kinds_of(task)])
+    return Drafts(of(answers), -log_p / lengths[kind])
+
+
+def confidence_of(
+    task: TaskConfig,
+    kind: Int[Array, ""],
+    question: Int[Array, " q"],
+    answer: Int[Array, " a"],
+    log_p: Float[Array, ""],
+    drafts: Drafts,
+) -> Float[Array, ""]:
+    """The probability that a reader gave to an answer, or to its class if it is a text."""
+    category = speakers.quality_of(task, kind, question, answer).category
+    share = jnp.mean(1.0 * (drafts.category == category))
+    return jnp.where(jnp.asarray(are_texts(task))[kind], share, jnp.exp(log_p))
 
 
 def _odds(log_likelihood: Float[Array, " c"]) -> Float[Array, ""]:
@@ -279,7 +342,7 @@ def read(
     weights: Float[Array, " w"] | None = None,
 ) -> Reading:
     """What a reader makes of a dialogue that is given; of one dialogue. Arguments as in `walk`."""
-    _, reading = walk(
+    _, reading, _ = walk(
         task,
         evidence,
         dialogue.kind,

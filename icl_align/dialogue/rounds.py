@@ -6,7 +6,7 @@ speakers hold it is read.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,35 @@ from icl_align.dialogue import speakers
 from icl_align.dialogue.dialogues import Dialogue, kind_tokens, sample_dialogue
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import CRITICS, PLANS, DialogueEvaluationConfig, Options, TaskConfig
-from icl_align.dialogue.readers import Before, Evidence, Said, walk
-from icl_align.dialogue.vocabulary import INSTRUCTIONS_PER_CONCEPT, layout_of, vocabulary_of
+from icl_align.dialogue.readers import (
+    Before,
+    Drafts,
+    Evidence,
+    Said,
+    confidence_of,
+    drafts_of,
+    walk,
+)
+from icl_align.dialogue.vocabulary import (
+    INSTRUCTIONS_PER_CONCEPT,
+    are_texts,
+    layout_of,
+    vocabulary_of,
+)
 
 NEUTRAL = -1  # in place of a concept
 NEVER = 2.0  # a confidence that no answer has
-# Tokens of dialogues [b, l] -> log-probabilities of the next, at every place [b, l, v].
-Predict = Callable[[Int[Array, "b l"]], Float[Array, "b l v"]]
+
+
+@runtime_checkable
+class ReadsOn(Protocol):
+    """A reader of tokens as they come, such as `model.LanguageModel`, which says what these do."""
+
+    def begin(self, batch: tuple[int, ...], length: int) -> Any:
+        """What it has read before the first token."""
+
+    def read_on(self, past: Any, tokens: Any, start: Any, added: Any = None) -> tuple[Any, Any]:
+        """Logits of what follows each of some tokens, and what it has read with them."""
 
 
 class Plan(NamedTuple):
@@ -76,6 +98,7 @@ class RollOut(NamedTuple):
       answer: of the symbols of the answers, given those before [b, T, A, S + 1].
       check: of FLAWED and FINE [b, T, 2].
       belief: in the concepts, after the instruction [b, T, C]; None where the reader has none.
+      drafts: other answers [b, T, n]; None where there are no texts.
     """
 
     dialogue: Dialogue
@@ -83,6 +106,7 @@ class RollOut(NamedTuple):
     answer: Float[Array, "b t a symbols"]
     check: Float[Array, "b t 2"]
     belief: Float[Array, "b t c"] | None
+    drafts: Drafts | None
 
 
 class _Voices(NamedTuple):
@@ -92,6 +116,7 @@ class _Voices(NamedTuple):
     instruct: Callable[..., Int[Array, ""]]
     speak: Callable[..., Int[Array, ""]]
     judge: Callable[..., Int[Array, ""]]
+    draft: Callable[..., Key[Array, " n"]]
 
 
 def _voices(config: Options, plan: Plan, key: Key[Array, ""]) -> _Voices:
@@ -100,6 +125,7 @@ def _voices(config: Options, plan: Plan, key: Key[Array, ""]) -> _Voices:
     numbers = {name: number for number, name in enumerate(task.kinds)} | {None: None}
     spoken, _ = sample_dialogue(task, spoken_key, numbers[evaluation.kind])
     instruct_key, speak_key, judge_key = jax.random.split(own_key, 3)
+    draft_key = jax.random.fold_in(own_key, 3)
 
     def own(key, number, place=0):
         return jax.random.fold_in(jax.random.fold_in(key, number), place)
@@ -128,7 +154,10 @@ def _voices(config: Options, plan: Plan, key: Key[Array, ""]) -> _Voices:
         check = jax.random.categorical(own(judge_key, number), says(answer, log_probs))
         return jnp.where(plan.as_spoken, spoken.checks[number], check)
 
-    return _Voices(spoken, instruct, speak, judge)
+    def draft(number):
+        return jax.random.split(own(draft_key, number), evaluation.drafts)
+
+    return _Voices(spoken, instruct, speak, judge, draft)
 
 
 def roll_out(
@@ -143,7 +172,7 @@ def roll_out(
     def one(key):
         voices = _voices(config, plan, key)
         kind, question = voices.spoken.kind, voices.spoken.question
-        said, reading = walk(
+        said, reading, drafts = walk(
             config.task,
             evidence,
             kind,
@@ -151,16 +180,22 @@ def roll_out(
             voices.instruct,
             voices.speak,
             voices.judge,
+            voices.draft if are_texts(config.task).any() else None,
             weights,
         )
         dialogue = Dialogue(kind, question, *said)
-        return RollOut(dialogue, reading.instruction, reading.answer, reading.check, reading.told)
+        expected = reading.instruction, reading.answer, reading.check
+        return RollOut(dialogue, *expected, reading.told, drafts)
 
     return jax.vmap(one)(keys)
 
 
 def roll_out_language_model(
-    config: Options, predict: Predict, plan: Plan, keys: Key[Array, " b"]
+    config: Options,
+    network: ReadsOn,
+    plan: Plan,
+    keys: Key[Array, " b"],
+    added: Float[Array, "layers d"] | None = None,
 ) -> RollOut:
     """Roll-outs of a language model.
 
@@ -169,70 +204,103 @@ def roll_out_language_model(
 
     Args:
       config: options.
-      predict: the language model.
+      network: the language model.
       plan: of instructions.
       keys: one a dialogue.
+      added: to its residual stream wherever it expects a symbol of an answer, to steer it; see
+        `transformer.Trunk.residual_stream`.
     """
-    task, layout, vocabulary = config.task, layout_of(config.task), vocabulary_of(config.task)
+    task = config.task
+    layout, vocabulary = layout_of(task), vocabulary_of(task)
     spoken = jax.vmap(lambda key: _voices(config, plan, key).spoken)(keys)
     symbols = jnp.append(vocabulary.first_symbol + jnp.arange(vocabulary.num_symbols), 0)
     symbols = symbols.at[-1].set(vocabulary.pad)
-    start = jnp.full((len(keys), layout.length), vocabulary.pad, jnp.int32)
-    start = start.at[:, 0].set(kind_tokens(task)[spoken.kind].astype(jnp.int32))
-    start = start.at[:, 1 : layout.first_round].set(symbols[spoken.question].astype(jnp.int32))
+    steered = not_first = None
+    if added is not None:
+        steered = added[:, None]
+        not_first = jnp.concatenate([0 * steered, steered], axis=1)
 
     def voice(of, *arguments):
         """What one of the voices says, in every dialogue."""
         one = lambda key, *own: of(_voices(config, plan, key))(*own)  # noqa: E731
         return jax.vmap(one)(keys, *arguments)
 
-    def put(tokens, place, values):
-        return jax.lax.dynamic_update_slice_in_dim(
-            tokens, values[:, None].astype(tokens.dtype), place, axis=1
-        )
+    def read_on(past, tokens, place, added=None):
+        """What follows some tokens [b, n]: log-probabilities [n, b, v]; and the past with them."""
+        tokens = jnp.stack(tokens, axis=1).astype(jnp.int32)
+        logits, past = network.read_on(past, tokens, place, added)
+        return jnp.moveaxis(jax.nn.log_softmax(logits), 1, 0), past
 
-    def row(log_probs, place):
-        return jax.lax.dynamic_index_in_dim(log_probs, place, axis=1, keepdims=False)
-
-    def one_round(state, number):
-        tokens, before = state
-        place = layout.first_round + number * layout.round_length
-        numbers = jnp.full(len(keys), number)
-        instruction = voice(lambda v: lambda t: v.instruct(t, None), numbers)
-        tokens = put(tokens, place, vocabulary.first_instruction + instruction)
-        before = before._replace(number=numbers)
-        answer, confidence, expected = jnp.zeros_like(before.answer), 1.0, []
+    def answering(past, row, place, choose):
+        """Answers, their log-probabilities, what was expected [b, A, S + 1], and the past."""
+        answer = jnp.zeros((len(keys), layout.answer_length), spoken.question.dtype)
+        log_p, expected = 0.0, []
         for index in range(layout.answer_length):
-            log_probs = predict(tokens)
-            if index == 0:
-                first = vocabulary.first_instruction
-                last = first + vocabulary.num_instructions
-                expected_instruction = row(log_probs, place - 1)[:, first:last]
-            expected.append(row(log_probs, place + index)[:, symbols])
+            expected.append(row[:, symbols])
             possible = jax.vmap(lambda *own, index=index: _possible(task, *own, index))(
                 spoken.kind, spoken.question, answer
             )
             own = jax.nn.log_softmax(jnp.where(possible, expected[-1], -jnp.inf))
-            symbol = voice(lambda v, index=index: lambda b, p: v.speak(b, index, p), before, own)
+            symbol = choose(index, own)
             answer = answer.at[:, index].set(symbol)
-            confidence = confidence * jnp.exp(
-                jnp.take_along_axis(own, symbol[:, None], axis=1)[:, 0]
-            )
-            tokens = put(tokens, place + 1 + index, symbols[symbol])
-        log_probs = predict(tokens)
-        checks = vocabulary.first_check + jnp.arange(2)
-        expected_check = row(log_probs, place + layout.answer_length)[:, checks]
-        check = voice(lambda v: v.judge, numbers, answer, jax.nn.log_softmax(expected_check))
-        tokens = put(tokens, place + layout.answer_length + 1, vocabulary.first_check + check)
-        said = Said(instruction, answer, check)
-        found = said, expected_instruction, jnp.stack(expected, axis=1), expected_check
-        return (tokens, Before(numbers, answer, confidence)), found
+            log_p = log_p + jnp.take_along_axis(own, symbol[:, None], axis=1)[:, 0]
+            if index + 1 < layout.answer_length:
+                (row,), past = read_on(past, [symbols[symbol]], place + index, steered)
+        return answer, log_p, jnp.stack(expected, axis=1), past
 
+    def one_round(state, number):
+        past, last_token, before = state
+        place = layout.first_round + number * layout.round_length
+        numbers = jnp.full(len(keys), number)
+        first = vocabulary.first_instruction
+        instruction = voice(lambda v: lambda t: v.instruct(t, None), numbers)
+        # The token before comes with it: a plan does not ask what the reader expects.
+        together = [last_token, first + instruction]
+        (ahead, row), past = read_on(past, together, place - 1, not_first)
+        expected_instruction = ahead[:, first : first + vocabulary.num_instructions]
+        now = before._replace(number=numbers)
+        answer, log_p, expected, after = answering(
+            past,
+            row,
+            place + 1,
+            lambda index, own: voice(lambda v: lambda b, p: v.speak(b, index, p), now, own),
+        )
+        drafts, confidence = None, jnp.exp(log_p)
+        if are_texts(task).any():
+
+            def one_draft(keys):
+                def choose(index, own):
+                    fold = jax.vmap(lambda key: jax.random.fold_in(key, index))
+                    return jax.vmap(jax.random.categorical)(fold(keys), own)
+
+                return answering(past, row, place + 1, choose)[:2]
+
+            own_keys = voice(lambda v: v.draft, numbers)
+            drawn = jax.vmap(one_draft, in_axes=1, out_axes=1)(own_keys)
+            about = spoken.kind, spoken.question
+            drafts = jax.vmap(lambda *own: drafts_of(task, *own))(*about, *drawn)
+            confidence = jax.vmap(lambda *own: confidence_of(task, *own))(
+                *about, answer, log_p, drafts
+            )
+        last = place + layout.answer_length
+        (row,), past = read_on(after, [symbols[answer[:, -1]]], last)
+        checks = vocabulary.first_check + jnp.arange(2)
+        expected_check = row[:, checks]
+        check = voice(lambda v: v.judge, numbers, answer, jax.nn.log_softmax(expected_check))
+        said = Said(instruction, answer, check)
+        found = said, expected_instruction, expected, expected_check, drafts
+        last_token = vocabulary.first_check + check
+        return (past, last_token, Before(numbers, answer, confidence)), found
+
+    kind = kind_tokens(task)[spoken.kind]
+    *start, last_token = [kind, *jnp.moveaxis(symbols[spoken.question], 1, 0)]
+    _, past = read_on(network.begin((len(keys),), layout.length), start, 0)
     nothing = jnp.full((len(keys), layout.answer_length), NONE, spoken.question.dtype)
     before = Before(jnp.zeros(len(keys), int), nothing, jnp.zeros(len(keys)))
-    _, found = jax.lax.scan(one_round, (start, before), jnp.arange(task.rounds))
-    said, instruction, answer, check = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
-    return RollOut(Dialogue(spoken.kind, spoken.question, *said), instruction, answer, check, None)
+    _, found = jax.lax.scan(one_round, (past, last_token, before), jnp.arange(task.rounds))
+    said, *expected, drafts = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
+    dialogue = Dialogue(spoken.kind, spoken.question, *said)
+    return RollOut(dialogue, *expected, None, drafts)
 
 
 def _possible(

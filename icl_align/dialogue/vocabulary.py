@@ -8,6 +8,8 @@ Instruction 0 is neutral; the others belong to a concept, INSTRUCTIONS_PER_CONCE
 
 import dataclasses
 
+import numpy as np
+
 from icl_align.dialogue.kinds import KIND_OF_NAME
 from icl_align.dialogue.kinds.kind import Kind
 from icl_align.dialogue.options import KINDS, TaskConfig
@@ -85,6 +87,11 @@ class Layout:
 def kinds_of(task: TaskConfig) -> tuple[Kind, ...]:
     """The kinds that are mixed."""
     return tuple(KIND_OF_NAME[name] for name in task.kinds)
+
+
+def are_texts(task: TaskConfig) -> np.ndarray:
+    """Which of the kinds that are mixed have texts for answers [k]."""
+    return np.array([kind.is_text for kind in kinds_of(task)])
 
 
 def vocabulary_of(task: TaskConfig) -> Vocabulary:

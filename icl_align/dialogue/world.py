@@ -18,7 +18,7 @@ from icl_align.dialogue.options import READERS, Options
 from icl_align.dialogue.quantities import quantities
 from icl_align.dialogue.readers import EVIDENCE, next_token
 from icl_align.dialogue.rounds import plan_named, roll_out, roll_out_language_model
-from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
+from icl_align.dialogue.vocabulary import are_texts, layout_of, vocabulary_of
 from icl_align.world import Sample, Untrained
 
 EVIDENCE_OF_READER = implemented(READERS[1:], EVIDENCE)
@@ -65,6 +65,12 @@ class DialogueWorld:
         """Of a dialogue."""
         return layout_of(config.task).length
 
+    def num_tokens_measured(self, config: Options) -> int:
+        """Two: a check, and the instruction after it; or a symbol of every draft."""
+        if not config.model.causal:
+            return self.num_tokens(config)
+        return config.evaluation.drafts if are_texts(config.task).any() else 2
+
     def loss(
         self, config: Options, answers: Float[Array, "b l v"], given: Tokens
     ) -> Float[Array, ""]:
@@ -102,15 +108,11 @@ class DialogueWorld:
         config: Options,
         condition: Any,
         keys: Key[Array, " b"],
-        network: Callable[[Tokens], Float[Array, "b l v"]],
+        network: LanguageModel,
         needed: Any,
     ) -> dict[str, Float[Array, "b t"]]:
         """The language model on its own roll-outs."""
-
-        def predict(tokens):
-            return jax.nn.log_softmax(network(tokens))
-
-        rolled = roll_out_language_model(config, predict, condition["plan"], keys)
+        rolled = roll_out_language_model(config, network, condition["plan"], keys)
         return quantities(config.task, rolled)
 
     def learners(self, config: Options) -> dict[str, Callable[[Tokens, Any], Any]]:

@@ -193,14 +193,13 @@ class Measuring:
                 keys = _keys_of(key, indices)
 
                 def one(params):
-                    network_of_one = functools.partial(network, params)
-                    return world.trained(self._config, condition, keys, network_of_one, needed)
+                    return world.trained(self._config, condition, keys, network(params), needed)
 
                 over = jax.lax.map if self._platform == "cpu" else lambda f, xs: jax.vmap(f)(xs)
                 values = over(lambda own: over(one, own), params)  # [c, s, b, x]
                 return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), values)
 
-            tokens = world.num_tokens(self._config)
+            tokens = world.num_tokens_measured(self._config)
             size = slice_size(self._config, tokens, 1, len(indices), self._platform)
             return _in_slices(of_slice, (indices, needed), size)
 

@@ -102,10 +102,10 @@ def _abstract_network(pickled: bytes) -> tuple[nnx.GraphDef, Any]:
     return nnx.graphdef(network), nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
 
-def network_of(config: Config) -> Callable[[Any, Any], Any]:
-    """(params of one member, what it is shown) -> its answers."""
+def network_of(config: Config) -> Callable[[Any], nnx.Module]:
+    """Params of one member -> its network, which maps what it is shown to its answers."""
     graph, _ = abstract_network(config)
-    return lambda params, shown: nnx.merge(graph, nnx.State(params))(shown)
+    return lambda params: nnx.merge(graph, nnx.State(params))
 
 
 # -------------------------------------------------------------------------------------- optimiser
@@ -216,7 +216,7 @@ def loss_of(
     if precision.values != jnp.float32:
         params, shown = cast((params, shown), precision.values)
     with jax.default_matmul_precision(precision.products):
-        answers = cast(network(params, shown), jnp.float32)
+        answers = cast(network(params)(shown), jnp.float32)
         with jax.named_scope("loss"):
             return world.loss(config, answers, sample.given)
 

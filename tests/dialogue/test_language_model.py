@@ -48,3 +48,48 @@ def test_the_loss_of_a_network_that_knows_nothing_is_that_of_a_guess():
     size = WORLD.network(config, nnx.Rngs(0)).embedding.shape[0]
     guess = jnp.zeros((*tokens.shape, size))
     assert float(WORLD.loss(config, guess, tokens)) == pytest.approx(np.log(size), rel=1e-5)
+
+
+@pytest.mark.parametrize("start", [1, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": False},
+        {"attention": "linear"},
+        {"attention": "linear_normalized", "positions": False},
+        {"norm": "pre_post", "mlp": False},
+    ],
+    ids=str,
+)
+def test_reading_on_gives_the_rows_of_a_whole_pass(options, start):
+    model = build(**options)
+    tokens = jax.random.randint(jax.random.key(0), (3, LENGTH), 0, SIZE)
+    added = jax.random.normal(jax.random.key(1), (3, LENGTH, 16)).at[:, :start].set(0)
+    whole = model(tokens, added)
+    first, past = model.read_on(model.begin((3,), LENGTH), tokens[:, :start], 0)
+    rows = [first]
+    read_on = jax.jit(model.read_on)
+    for place in range(start, LENGTH):
+        own = added[:, place : place + 1]
+        row, past = read_on(past, tokens[:, place : place + 1], jnp.asarray(place), own)
+        rows.append(row)
+    np.testing.assert_allclose(jnp.concatenate(rows, axis=1), whole, rtol=1e-4, atol=1e-4)
+    assert np.abs(whole - model(tokens)).max() > 1e-2
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_last_state_is_what_is_read_out(causal):
+    model = build(causal=causal)
+    tokens = jax.random.randint(jax.random.key(0), (3, LENGTH), 0, SIZE)
+    places = jnp.array([2, 7])
+    states = model.states(tokens, places)
+    assert states.shape == (3, 3, 2, 16)  # layers, dialogues, places, width
+    rows = model.read_out(model.trunk.norm(states[-1]))
+    np.testing.assert_allclose(rows, model(tokens)[:, places], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(states[0], model.embedded(tokens)[:, places], atol=1e-6)
+
+
+def test_what_it_cannot_read_to_the_end_it_does_not_begin():
+    with pytest.raises(ValueError, match="10 tokens need as many learned positions"):
+        build().begin((1,), LENGTH + 1)

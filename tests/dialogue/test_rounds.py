@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from icl_align.config import with_values
 from icl_align.dialogue.additive import fitted_weights
@@ -30,15 +32,27 @@ def exact(config, plan="careful"):
     return jax.jit(lambda keys: roll_out(config, EVIDENCE["exact"], plan, keys))(KEYS)
 
 
+class ExactNetwork(nnx.Module):
+    """The exact reader by the names of a language model."""
+
+    def __init__(self, task):
+        self.row = functools.partial(next_token, task, EVIDENCE["exact"])
+
+    def begin(self, batch, length):
+        return jnp.zeros((*batch, length), jnp.int32)
+
+    def read_on(self, past, tokens, start, added=None):
+        past = jax.lax.dynamic_update_slice_in_dim(past, tokens, start, axis=1)
+        rows = jax.vmap(self.row)(past)
+        rows = jax.lax.dynamic_slice_in_dim(rows, start, tokens.shape[1], axis=1)
+        return rows, past
+
+
 def as_language_model(config, plan="careful"):
     """Roll-outs of a language model whose rows are the exact reader's."""
     plan = plan_named(plan, config.task, config.evaluation)
-
-    def predict(tokens):
-        row = functools.partial(next_token, config.task, EVIDENCE["exact"])
-        return jax.vmap(row)(tokens)
-
-    return jax.jit(lambda keys: roll_out_language_model(config, predict, plan, keys))(KEYS)
+    network = ExactNetwork(config.task)
+    return jax.jit(lambda keys: roll_out_language_model(config, network, plan, keys))(KEYS)
 
 
 TEXTS = ("detoxification", "commonsense_generation")

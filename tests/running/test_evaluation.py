@@ -58,7 +58,7 @@ def test_the_transformers_curve_is_the_mean_over_seeds_and_contexts(untrained, c
     errors = []
     for seed in range(2):
         one = jax.tree.map(lambda leaf, s=seed: leaf[s], state.params)
-        errors.append(refinement_error(network_of(config)(one, shown), contexts))
+        errors.append(refinement_error(network_of(config)(one)(shown), contexts))
     curve = curves["learners"]["transformer"]["1.0"]["refinement_error"]
     np.testing.assert_allclose(curve["mean"], np.mean(errors, axis=(0, 1)), atol=1e-5)
     np.testing.assert_allclose(curve["by_seed"], np.mean(errors, axis=1), atol=1e-5)

@@ -227,7 +227,7 @@ def test_attempts_after_the_last_that_is_trained_on_are_left_out_without_a_diffe
     params = jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
     keys = training_keys(0, 0, 8)
     contexts = sample_contexts(config.task, keys)
-    whole = jax.jit(network_of(config))(params, contexts)  # all 4 attempts
+    whole = jax.jit(lambda params: network_of(config)(params)(contexts))(params)  # all 4 attempts
     expected = training_loss(config.loss, whole, contexts)
     loss = jax.jit(lambda p: loss_of(config, p, keys))(params)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)

@@ -58,4 +58,5 @@ KIND = Kind(
     category=lambda question, answer: _covered(question, answer),
     num_categories=GIVEN + 1,
     label="commonsense generation",
+    is_text=True,
 )

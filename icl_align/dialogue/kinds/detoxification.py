@@ -53,4 +53,5 @@ KIND = Kind(
     category=lambda question, answer: _count(answer),
     num_categories=LENGTH + 1,
     label="detoxification",
+    is_text=True,
 )

@@ -42,6 +42,7 @@ class Kind:
       category: (question, answer) -> the class of an answer, below `num_categories`: two answers of
         one class say the same.
       num_categories: classes of answers.
+      is_text: whether answers of one class differ, so that a reader's uncertainty is of classes.
       label: for figures.
     """
 
@@ -56,6 +57,7 @@ class Kind:
     category: Callable[[Symbols, Symbols], Int[Array, ""]]
     num_categories: int
     label: str
+    is_text: bool = False
 
 
 NONE = -1  # no symbol: of the answer before the first

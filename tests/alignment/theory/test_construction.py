@@ -482,7 +482,7 @@ def test_training_s_learner_predicts_as_the_network_does(name):
     d, n, k, q = SHAPES[name]
     network = build_all(d, n, k, q or 1)[name]
     context, _ = as_context(some_problems((d, n * (q or 1), 1, None))[0], "float32")
-    learner = jax.jit(network_of(network.config))
+    learner = jax.jit(lambda params, context: network_of(network.config)(params)(context))
     by_training = learner(network.params, context)
     by_run = jax.jit(lambda params: run(Network(network.config, params), context))(network.params)
     np.testing.assert_allclose(by_training, by_run, rtol=1e-6, atol=1e-6)

@@ -88,7 +88,7 @@ def both(tokens, attention="sdpa", layers=2):
 @pytest.mark.parametrize("tokens", LAYOUTS)
 def test_predictions_are_the_same(tokens, attention):
     config, params, _, contexts, model = both(tokens, attention)
-    ours = jax.jit(network_of(config))(params, contexts)
+    ours = jax.jit(lambda params: network_of(config)(params)(contexts))(params)
     query, responses, rewards, _ = as_torch(contexts)
     theirs = model(query, responses, rewards).detach()
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)

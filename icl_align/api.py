@@ -67,6 +67,7 @@ from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config
 from icl_align.running.run import run as train_in_folder
 from icl_align.running.run_folder import config_of_run
+from icl_align.running.study import read_study
 from icl_align.running.terminal import Terminal
 from icl_align.running.training import TrainState, network_of
 from icl_align.world import world_of
@@ -83,6 +84,7 @@ class Run:
       curves: what curves.json holds; None where it was not evaluated yet.
       state: parameters and Adam's state, each array with a leading axis of seeds; `params` gives
         those of one.
+      study: in the dialogue world what concept.json holds; None where there is none.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Run:
     step: int
     curves: dict[str, Any] | None
     state: TrainState
+    study: dict[str, Any] | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -136,7 +139,9 @@ class Run:
         params = jax.tree.map(
             lambda like, *leaves: np.stack(leaves).astype(like.dtype), self.state.params, *after
         )
-        return dataclasses.replace(self, state=self.state._replace(params=params), curves=None)
+        return dataclasses.replace(
+            self, state=self.state._replace(params=params), curves=None, study=None
+        )
 
     def predict(self, given: Any, *, seed: int | None = None, key: int = 0) -> np.ndarray:
         """What a trained network answers to contexts of one's own.
@@ -212,7 +217,12 @@ def load(folder: str | Path) -> Run:
         curves = read_curves(folder / "curves.json", config.measures)
     except DamagedFileError as error:
         Terminal().warn(f"{error}; icl_align.evaluate(...) makes them again")
-    return Run(folder, config, step, curves, state)
+    study = None
+    try:
+        study = read_study(config, step, folder)
+    except DamagedFileError as error:
+        Terminal().warn(f"{error}; python -m icl_align.evaluate makes it again")
+    return Run(folder, config, step, curves, state, study)
 
 
 def train(*overrides: str, folder: str | Path) -> Run:

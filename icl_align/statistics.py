@@ -56,7 +56,7 @@ def mean_interval(
     parts = over_contexts**2 / (count - 1) + over_seeds**2 / max(num_seeds - 1, 1)
     freedom = np.where(parts > 0, variance**2 / np.where(parts > 0, parts, 1), count - 1)
     half = stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
-    return mean, mean - half, mean + half
+    return np.asarray(mean), np.asarray(mean - half), np.asarray(mean + half)
 
 
 # -------------------------------------------------------------- what is computed of pooled contexts
@@ -113,14 +113,16 @@ def _of_bins(means: Float[np.ndarray, "*b m"], number: int) -> Float[np.ndarray,
 
 
 def explained_variance(means: Float[np.ndarray, "*b m"], count: int) -> Float[np.ndarray, "*b"]:
-    """R^2 = 1 - mean squared error / variance of what is predicted.
+    """R^2 = 1 - mean squared error / variance of what is predicted; 0 where that does not vary.
 
     Args:
       means: over contexts of the squared error, of what is predicted, and of its square.
       count: of contexts.
     """
     error, first, second = np.moveaxis(means, -1, 0)
-    return 1 - error / np.maximum(second - first**2, 1e-12)
+    variance = second - first**2
+    there_is = variance > 1e-9
+    return np.where(there_is, 1 - error / np.where(there_is, variance, 1), 0)
 
 
 POOLS: dict[str, Callable[..., np.ndarray]] = {
@@ -174,7 +176,7 @@ def bootstrap_interval(
     found = np.stack([of(one[own]) for one, own in zip(means, seeds, strict=True)])
     half = (1 - confidence) / 2
     low, high = np.quantile(found, [half, 1 - half], axis=0)
-    return of(values.mean(axis=0)), low, high
+    return np.asarray(of(values.mean(axis=0))), np.asarray(low), np.asarray(high)
 
 
 def _resamples(number: int) -> Float[np.ndarray, "r n"]:

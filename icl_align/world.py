@@ -10,7 +10,7 @@ Training, checkpoints, devices, tracking, sweeps and reports see nothing else of
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 
 from icl_align.config import Config
@@ -50,6 +50,8 @@ class Measures:
       drawn_from: the first place of the axis that figures show.
       compared: what curves.json and the prose call those that are compared.
       flags: name of a share of the contexts -> what to say where it is above 0, with `{share}`.
+      study: of a world that is a `StudiedWorld`, the name of the study: its files are NAME.json and
+        NAME.png, and the option `evaluation.NAME` says whether it is made.
     """
 
     axis: str
@@ -62,6 +64,7 @@ class Measures:
     drawn_from: int = 0
     compared: str = "learners"
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    study: Optional[str] = None
 
     @property
     def trained(self) -> str:
@@ -165,6 +168,34 @@ class World(Protocol):
 
     def figure(self, config: Any, curves: dict[str, Any]) -> Any:
         """How it is drawn: the `matplotlib.figure.Figure` of a run's curves."""
+
+
+@runtime_checkable
+class StudiedWorld(World, Protocol):
+    """A world that looks into trained networks, beyond curves; see `Measures.study`."""
+
+    def study(
+        self,
+        config: Any,
+        network: Callable[[Any], Any],
+        params: Any,
+        keys: Any,
+        progress: Callable[[float], None],
+    ) -> dict[str, Any]:
+        """What is found of a configuration's networks, as JSON holds it.
+
+        Its "summary" is a list of headline numbers: {"name", "mean", "low", "high"}.
+
+        Args:
+          config: the options.
+          network: parameters of one seed -> its network.
+          params: parameters with a leading axis of seeds, on the host.
+          keys: of the contexts of the evaluation.
+          progress: called with the share that is done; it may end the study by an exception.
+        """
+
+    def study_figure(self, config: Any, found: dict[str, Any]) -> Any:
+        """The `matplotlib.figure.Figure` of what `study` found."""
 
 
 def options_of(world: str) -> type[Config]:

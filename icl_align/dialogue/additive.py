@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from icl_align.dialogue.dialogues import sample_dialogue
+from icl_align.dialogue.dialogues import Dialogue, sample_dialogue
 from icl_align.dialogue.options import TaskConfig
 from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, NUM_WEIGHTS, activation, read
 
@@ -32,15 +32,23 @@ def _fitted(pickled: bytes) -> Float[Array, " w"]:
     def one(key):
         dialogue, _ = sample_dialogue(task, key)
         exact = activation(read(task, EVIDENCE["exact"], dialogue).told)
-
-        def odds(weights):
-            told = read(task, EVIDENCE["additive"], dialogue, weights).told
-            return activation(told)
-
-        # The law is linear in its weights, so its features are what each weight alone gives.
-        features = jax.vmap(odds)(jnp.eye(NUM_WEIGHTS))  # [w, T]
-        return features.T, jnp.clip(exact, -MOST_ODDS, MOST_ODDS)
+        return summed_evidence(task, dialogue), jnp.clip(exact, -MOST_ODDS, MOST_ODDS)
 
     features, wanted = jax.device_get(jax.jit(jax.vmap(one))(keys))
-    flat = np.clip(features.reshape(-1, NUM_WEIGHTS), -200, 200)
-    return jnp.asarray(np.linalg.lstsq(flat, wanted.reshape(-1), rcond=None)[0], jnp.float32)
+    return jnp.asarray(fit(features, wanted), jnp.float32)
+
+
+def summed_evidence(task: TaskConfig, dialogue: Dialogue) -> Float[Array, "t w"]:
+    """What each weight is multiplied with, after the instruction of every round."""
+
+    def odds(weights):
+        return activation(read(task, EVIDENCE["additive"], dialogue, weights).told)
+
+    # The law is linear in its weights, so its features are what each weight alone gives.
+    return jnp.clip(jax.vmap(odds)(jnp.eye(NUM_WEIGHTS)), -200, 200).T
+
+
+def fit(evidence: Float[np.ndarray, "*b w"], odds: Float[np.ndarray, "*b"]) -> np.ndarray:
+    """Weights [w] by least squares."""
+    flat = np.asarray(evidence, np.float64).reshape(-1, NUM_WEIGHTS)
+    return np.linalg.lstsq(flat, np.asarray(odds, np.float64).reshape(-1), rcond=None)[0]

@@ -12,8 +12,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from icl_align.config import TrunkConfig
+from icl_align.dialogue.options import Options
+from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
 from icl_align.initialisation import learned_positions, learned_tokens, torch_linear
 from icl_align.transformer import Added, Memory, Trunk
+
+
+def language_model(config: Options, rngs: nnx.Rngs) -> "LanguageModel":
+    """The language model of a configuration, with the tokens and the length of its task."""
+    size, length = vocabulary_of(config.task).size, layout_of(config.task).length
+    return LanguageModel(config.model, size, length, rngs=rngs)
 
 
 class LanguageModel(nnx.Module):

@@ -169,6 +169,9 @@ class DialogueEvaluationConfig(EvaluationConfig):
     )
     temperature: float = option(1.0, "of a reader's own answers", above=0)
     greedy: bool = option(False, "a reader's own answers are its likeliest")
+    concept: bool = option(
+        True, "probes, steering and the tests of the paper: concept.json and concept.png"
+    )
     drafts: int = option(
         16, "answers drawn of a reader each round to find its uncertainty of a text", least=2
     )
@@ -192,6 +195,7 @@ class Options(Config):
         condition="plan",
         condition_metric="plan",
         compared="readers",
+        study="concept",
     )
 
     def check_together(self, trained: Optional[Config] = None) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from icl_align.config import implemented
 from icl_align.dialogue.additive import fitted_weights
 from icl_align.dialogue.dialogues import sample_dialogue, to_tokens
-from icl_align.dialogue.model import LanguageModel
+from icl_align.dialogue.model import LanguageModel, language_model
 from icl_align.dialogue.options import READERS, Options
 from icl_align.dialogue.quantities import quantities
 from icl_align.dialogue.readers import EVIDENCE, next_token
@@ -58,8 +58,7 @@ class DialogueWorld:
 
     def network(self, config: Options, rngs: nnx.Rngs) -> LanguageModel:
         """The language model."""
-        length = layout_of(config.task).length
-        return LanguageModel(config.model, vocabulary_of(config.task).size, length, rngs=rngs)
+        return language_model(config, rngs)
 
     def num_tokens(self, config: Options) -> int:
         """Of a dialogue."""
@@ -139,6 +138,26 @@ class DialogueWorld:
         from icl_align.dialogue.figures import curves_figure
 
         return curves_figure(curves)
+
+    def study(
+        self,
+        config: Options,
+        network: Callable[[Any], LanguageModel],
+        params: Any,
+        keys: Key[Array, " b"],
+        progress: Callable[[float], None],
+    ) -> dict[str, Any]:
+        """The concept inside: probes, steering, the tests of the paper."""
+        # Scikit-learn would hold up the first step.
+        from icl_align.dialogue.concept.study import study
+
+        return study(config, network, params, keys, progress)
+
+    def study_figure(self, config: Options, found: dict[str, Any]) -> Any:
+        """Probes, shifts, steering, offsets, predictions and laws."""
+        from icl_align.dialogue.concept.figures import concept_figure
+
+        return concept_figure(found)
 
 
 WORLD = DialogueWorld()

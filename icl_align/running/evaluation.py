@@ -108,7 +108,7 @@ def compute_curves_together(
             "seeds": [config.seed + index for index in range(config.num_seeds)],
             "num_contexts": total,
             "confidence": 0.95,
-            "options": _options(one),
+            "options": evaluated_options(one),
         }
         | {flag: {} for flag in measures.flags}
         for one in configs
@@ -143,7 +143,8 @@ def _add_condition(
             curves[measures.axis] = list(range(parts[0].seed_means.shape[-1]))
 
 
-def _options(config: Config) -> dict[str, Any]:
+def evaluated_options(config: Config) -> dict[str, Any]:
+    """The options that an evaluation depends on, as nested dicts."""
     return {
         name: dataclasses.asdict(getattr(config, name)) for name in sections(config, EVALUATION)
     }
@@ -151,7 +152,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 def are_of(config: Config, step: int, curves: dict[str, Any]) -> bool:
     """Whether curves are of a training's state at `step`, with these options of the evaluation."""
-    return curves["step"] == step and curves["options"] == _options(config)
+    return curves["step"] == step and curves["options"] == evaluated_options(config)
 
 
 class _Sums:

@@ -56,6 +56,7 @@ class OneRun:
     checkpoints: Checkpoints | None = None
     tracker: Tracker | None = None
     curves: dict[str, Any] | None = None
+    study: dict[str, Any] | None = None
     failure: RunError | None = None
 
     @property

@@ -16,6 +16,7 @@ from icl_align.running.evaluation import are_of, compute_curves
 from icl_align.running.files import DamagedFileError, save_figure, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.run_folder import EVALUATIONS, config_of_run
+from icl_align.running.study import is_studied, leave_study, make_study
 from icl_align.running.terminal import Terminal
 from icl_align.world import world_of
 
@@ -121,6 +122,13 @@ def evaluate_again(
         save_figure(picture, figure)
     write_json(folder / "curves.json", curves)
     terminal.curves_table(config.measures, curves)
+    if is_studied(config):
+        try:
+            found = make_study(config, step, state.params, progress)
+        finally:
+            terminal.stop_progress()
+        leave_study(config, folder, found)
+        terminal.study_table(config.measures, found)
     terminal.say(f"written to {folder}")
 
 

@@ -31,7 +31,7 @@ from icl_align.running.crew import Crew, compiled_steps
 from icl_align.running.curves_file import read_curves
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
-from icl_align.running.evaluation import are_of, compute_curves_together
+from icl_align.running.evaluation import are_of, by_configuration, compute_curves_together
 from icl_align.running.extension import begin_where_it_ended, extended_config
 from icl_align.running.files import (
     DamagedFileError,
@@ -55,6 +55,7 @@ from icl_align.running.run_folder import (
 )
 from icl_align.running.shares import visible_cores
 from icl_align.running.signals import StopSignals
+from icl_align.running.study import is_studied, leave_study, make_study, read_study
 from icl_align.running.terminal import Terminal, changed_options, headline
 from icl_align.running.tracking import Tracker, check_account, start_service
 from icl_align.running.training import TrainState, state_shapes
@@ -320,12 +321,44 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
             one.tracker.log_curves(step, curves, picture)
             write_json(one.folder / "curves.json", curves)  # last: where it is, all the rest is
             one.curves = curves
+    for place in alive:
+        if is_studied(config):
+            _study(place, group, crew, terminal, signals)
     terminal.stop_progress()
     for place in alive:
         if group[place].start.job is not None:  # the sweep ends with a table of all
             terminal.say(headline(measures, group[place].curves))
         elif len(group) == 1:
             terminal.curves_table(measures, group[place].curves)
+            if is_studied(config):
+                terminal.study_table(measures, group[place].study)
+
+
+def _study(
+    place: int, group: list[OneRun], crew: Crew, terminal: Terminal, signals: StopSignals
+) -> None:
+    """The study of one run, found in its folder or made on this process alone."""
+    one = group[place]
+    step = one.config.train.steps
+    try:
+        one.study = read_study(one.config, step, one.folder)
+    except DamagedFileError as error:
+        terminal.warn(f"{error}; it is made again")
+    if one.study is not None:
+        return
+
+    def progress(fraction):
+        terminal.progress(f"{one.config.measures.study}", 100 * fraction, 100.0)
+        crew.wait()
+        if crew.stop_asked:
+            signals.stop("after the evaluation, during its study", group[0].goes_on)
+
+    progress(0.0)
+    params = by_configuration([other.config for other in group], crew.host_state().params)
+    own = jax.tree.map(lambda leaf: leaf[place], params)
+    one.study = make_study(one.config, step, own, progress)
+    picture = leave_study(one.config, one.folder, one.study)
+    one.tracker.log_study(one.study, picture)
 
 
 def _read_curves(path: Path, config: Config, terminal: Terminal) -> dict[str, Any] | None:

@@ -134,6 +134,14 @@ class Terminal:
             if worst > 0:
                 self.warn(words.format(share=worst))
 
+    def study_table(self, measures: Measures, found: dict[str, Any]) -> None:
+        """The headline numbers of a study."""
+        rows = [
+            [row["name"], f"{row['mean']:z.3f}", f"[{row['low']:z.3f}, {row['high']:z.3f}]"]
+            for row in found["summary"]
+        ]
+        self.table(measures.study, ["", "mean", "95% interval"], rows)
+
 
 def headline(measures: Measures, curves: dict[str, Any]) -> str:
     """The headline numbers of what was trained, in one line."""

@@ -164,6 +164,14 @@ class Tracker:
             image = sys.modules["wandb"].Image(str(picture))
             self._wandb.log({"curves_picture": image})
 
+    def log_study(self, found: dict[str, Any], picture: Path) -> None:
+        """The headline numbers of a study as a summary of the W&B run, and its picture."""
+        if self._wandb:
+            name = self._measures.study
+            for row in found["summary"]:
+                self._wandb.summary[f"{name}/{_without_dots(row['name'])}"] = row["mean"]
+            self._wandb.log({f"{name}_picture": sys.modules["wandb"].Image(str(picture))})
+
     def close(self, exit_code: int = 0) -> None:
         """Ends both; the W&B run is marked failed by another exit code than 0."""
         self._metrics.close()

@@ -8,13 +8,18 @@ import pytest
 
 import icl_align
 from icl_align.config import ConfigError
-from icl_align.dialogue.options import PLANS, QUANTITIES, READERS
+from icl_align.dialogue.options import PLANS, QUANTITIES, READERS, Options
 from icl_align.running.compose import compose_config
+from icl_align.running.loop import Start
+from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config
-from icl_align.running.run import run
+from icl_align.running.run import run, run_together
+from icl_align.running.workspace import build_workspace, dashboard_options
 from runs import OFF, finish, saved_steps, start, training_rows, wait_for
 
-TINY = ["world=dialogue", "+scale=smoke", "task.rounds=3", "evaluation.num_contexts=16", OFF]
+NO_STUDY = "evaluation.concept=false"
+SMALL = ["world=dialogue", "+scale=smoke", "evaluation.num_contexts=16", OFF]
+TINY = [*SMALL, "task.rounds=3", NO_STUDY]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,78 @@ def test_a_run_leaves_readers_by_plan_and_quantity(whole):
         np.testing.assert_allclose(excess, 0, atol=1e-5)
     assert (whole / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert len([row for row in training_rows(whole) if "train/loss" in row]) == 4
+
+
+def test_without_a_study_there_are_no_files_of_one(whole):
+    assert not list(whole.glob("concept.*"))
+    assert icl_align.load(whole).study is None
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A run with a study."""
+    folder = tmp_path_factory.mktemp("studied") / "run"
+    outcome = run(compose_config([*SMALL, "task.rounds=5", "evaluation.plan=[careful]"]), folder)
+    return folder, outcome
+
+
+def numbers(value):
+    """All numbers of nested JSON."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers(one)
+    elif not isinstance(value, str | None | bool):
+        yield value
+
+
+def test_a_study_is_left_beside_the_curves(studied):
+    folder, _ = studied
+    found = json.loads((folder / "concept.json").read_text())
+    assert np.isfinite(list(numbers(found))).all()
+    for name in ("probe", "shift", "steering", "read", "differences", "convergence",
+                 "prediction", "immoral", "laws"):  # fmt: skip
+        assert found[name], name
+    assert found["by_question"] is None  # no question of this kind is ambiguous
+    assert set(found["differences"]["language_model"]) == {"careful", "immoral"}
+    assert np.shape(found["probe"]["trained"]["mean"]) == (2, 5)  # layers, rounds
+    assert (folder / "concept.png").read_bytes()[:4] == b"\x89PNG"
+    loaded = icl_align.load(folder)
+    assert loaded.study == found
+    assert loaded.changed(lambda params: params).study is None
+
+
+def test_a_damaged_study_is_made_again_the_same_and_nothing_else_is(studied, capsys):
+    folder, _ = studied
+    before = {name: (folder / name).read_bytes() for name in ("concept.json", "curves.json")}
+    (folder / "concept.json").write_bytes(before["concept.json"][:1000])
+    run(compose_config([*SMALL, "task.rounds=5", "evaluation.plan=[careful]"]), folder)
+    assert "concept.json is no JSON; it was cut off or overwritten; it is made again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    for name, content in before.items():
+        assert (folder / name).read_bytes() == content, name
+
+
+def test_configurations_that_differ_in_numbers_train_as_one_program(tmp_path):
+    configs = [compose_config([*TINY, f"task.hazard={hazard}"]) for hazard in (0.0, 0.5)]
+    together = [(one, tmp_path / str(n), Start()) for n, one in enumerate(configs)]
+    run_together(together)
+    run(configs[1], tmp_path / "alone")
+    both = [json.loads((tmp_path / name / "curves.json").read_text()) for name in ("1", "alone")]
+    for a, b in zip(*map(list, map(numbers, both)), strict=True):
+        assert a == pytest.approx(b, abs=2e-3)
+
+
+def test_the_dashboard_shows_readers_by_round_and_plan(whole):
+    measures = Options.measures
+    options = dashboard_options("dialogue")(entity="me", world="dialogue")
+    workspace = build_workspace(options)
+    lines = workspace.sections[1].panels
+    assert {panel.x for panel in lines} == {"rounds"}
+    names = {name for panel in lines for name in panel.y}
+    rows = [row for row in read_rows(whole / "metrics.jsonl") if "rounds" in row]
+    assert names <= set(rows[0])
+    assert len(lines) == 2 * len(measures.quantities)
 
 
 def test_from_python_it_reads_tokens_of_ones_own(whole):
@@ -93,6 +170,16 @@ def test_a_wrong_option_is_named_with_what_is_allowed(overrides, words):
     with pytest.raises(ConfigError) as error:
         compose_config(["world=dialogue", *overrides])
     assert words in str(error.value)
+
+
+def test_it_is_evaluated_in_other_worlds(whole):
+    base = icl_align.evaluate(whole, "evaluation.plan=[careful]")
+    for override in ("task.hazard=0.5", "task.critic_accuracy=[0.5]", "task.instruction_strength=0",
+                     "task.rounds=2", "evaluation.critic=self", "evaluation.greedy=true"):  # fmt: skip
+        other = icl_align.evaluate(whole, "evaluation.plan=[careful]", override)
+        of = [one["readers"]["exact"]["careful"] for one in (base, other)]
+        assert of[0] != of[1], override
+    assert other["rounds"] == [0, 1, 2]
 
 
 def test_more_rounds_than_were_trained_on_need_a_run_without_positions():

@@ -21,13 +21,12 @@ AMBIGUOUS = 0.5  # share of the questions without evidence
 STEREOTYPE = np.argsort(np.random.default_rng(1).random((SITUATIONS, PERSONS)), axis=1)
 
 
-def is_ambiguous(question):
-    """Whether nothing in the question settles who it was."""
-    return question[3] == NO_EVIDENCE
+def _settled(question):
+    return question[3] != NO_EVIDENCE
 
 
 def _right(question):
-    return jnp.where(is_ambiguous(question), UNKNOWN, FIRST_ANSWER + question[3] - NO_EVIDENCE - 1)
+    return jnp.where(_settled(question), FIRST_ANSWER + question[3] - NO_EVIDENCE - 1, UNKNOWN)
 
 
 def _biased(question):
@@ -57,4 +56,5 @@ KIND = one_symbol_kind(
     right=_right,
     biased=_biased,
     label="ambiguous bias",
+    others={"settled": _settled},
 )

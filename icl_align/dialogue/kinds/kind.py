@@ -42,6 +42,7 @@ class Kind:
       category: (question, answer) -> the class of an answer, below `num_categories`: two answers of
         one class say the same.
       num_categories: classes of answers.
+      settled: question -> whether something in it settles the answer; None where all questions do.
       is_text: whether answers of one class differ, so that a reader's uncertainty is of classes.
       label: for figures.
     """
@@ -57,6 +58,7 @@ class Kind:
     category: Callable[[Symbols, Symbols], Int[Array, ""]]
     num_categories: int
     label: str
+    settled: Callable[[Symbols], Bool[Array, ""]] | None = None
     is_text: bool = False
 
 

@@ -1,0 +1,1 @@
+"""The concept inside trained networks: probes, steering, and the tests of the paper on rounds."""

@@ -1,0 +1,38 @@
+"""Numbers with their intervals, as concept.json holds them."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from icl_align.statistics import bootstrap_interval, mean_interval, moments, pooled_moments
+
+Interval = dict[str, Any]  # "mean", "low", "high": numbers or nested lists of one shape
+
+
+def of_mean(values: Float[np.ndarray, "b s *x"]) -> Interval:
+    """Of the mean over dialogues and seeds."""
+    return _interval(mean_interval(moments(values)))
+
+
+def of_pool(values: Float[np.ndarray, "b s *x m"], pool: str) -> Interval:
+    """Of a quantity that is no mean, a name in `statistics.POOLS`, from its features."""
+    return _interval(mean_interval(pooled_moments(values, pool)))
+
+
+def of_statistic(of: Any, values: Float[np.ndarray, "b s *x"]) -> Interval:
+    """Of what `of` makes of the means over dialogues [s, *x], by the bootstrap."""
+    return _interval(bootstrap_interval(of, values))
+
+
+def _interval(three: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Interval:
+    return {
+        name: np.round(np.asarray(values, np.float64), 6).tolist()
+        for name, values in zip(("mean", "low", "high"), three, strict=True)
+    }
+
+
+def at(interval: Interval, *place: int) -> Interval:
+    """The numbers at one place."""
+    found = {name: np.asarray(values)[place].item() for name, values in interval.items()}
+    return found

@@ -1,0 +1,73 @@
+"""Two laws of rounds, each fitted on the first half of them and tried on the second."""
+
+import numpy as np
+from jaxtyping import Float
+
+from icl_align.dialogue.additive import fit
+from icl_align.dialogue.concept.intervals import Interval, of_pool, of_statistic
+
+Rounds = Float[np.ndarray, "b s t"]
+
+
+def two_state(right: Rounds) -> dict[str, Interval]:
+    """The two-state law of repeated correction (arXiv 2508.16456).
+
+        Acc_t = Upp - a^t (Upp - Acc_0),   a = CL - CS,   Upp = CS / (1 - CL + CS)
+
+    with CL and CS the chances to be right after being right or wrong, counted in the first half of
+    the rounds.
+
+    Args:
+      right: whether each answer is, 1 or 0.
+
+    Returns:
+      "error": root mean square over the second half; "error_of_no_change": that of the last
+      accuracy of the first half; "upper" and "rate": Upp and a.
+    """
+    num_rounds = right.shape[-1]
+    half = num_rounds // 2
+    stayed = right[..., :-1] * right[..., 1:]
+    both = np.concatenate([right, stayed], axis=-1)
+
+    def of(means):
+        mean = means.mean(axis=0)
+        accuracy, still = mean[:num_rounds], mean[num_rounds:]
+        was, became = accuracy[: half - 1].sum(), accuracy[1:half].sum()
+        kept = still[: half - 1].sum()
+        wrong = half - 1 - was
+        level = kept / was if was > 1e-9 else 0.0
+        critique = (became - kept) / wrong if wrong > 1e-9 else level
+        rate, leaving = level - critique, 1 - level + critique
+        upper = critique / leaving if leaving > 1e-9 else accuracy[0]
+        law = upper - rate ** np.arange(num_rounds) * (upper - accuracy[0])
+        later = accuracy[half:]
+        error = np.sqrt(np.mean((law[half:] - later) ** 2))
+        no_change = np.sqrt(np.mean((accuracy[half - 1] - later) ** 2))
+        return np.array([error, no_change, upper, rate])
+
+    found = of_statistic(of, both)
+    names = ("error", "error_of_no_change", "upper", "rate")
+    return {
+        name: {key: values[place] for key, values in found.items()}
+        for place, name in enumerate(names)
+    }
+
+
+def additive(evidence: Float[np.ndarray, "b s t w"], odds: Rounds) -> dict[str, Interval]:
+    """The additive law: log-odds as a weighted sum over all evidence (arXiv 2511.00617).
+
+    Args:
+      evidence: sums of log-odds of instructions, answers and checks, and a constant.
+      odds: of the concept, as a reader has them.
+
+    Returns:
+      "explained": R^2 in the second half of the rounds, with weights of the first.
+    """
+    half = odds.shape[-1] // 2
+    features = []
+    for seed in range(odds.shape[1]):
+        weights = fit(evidence[:, seed, :half], odds[:, seed, :half])
+        wanted = odds[:, seed, half:].astype(np.float64)
+        error = (evidence[:, seed, half:] @ weights - wanted) ** 2
+        features.append(np.stack([error, wanted, wanted**2], axis=-1).mean(axis=1))
+    return {"explained": of_pool(np.stack(features, axis=1), "explained_variance")}

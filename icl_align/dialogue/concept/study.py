@@ -1,0 +1,315 @@
+"""The study of the concept in trained networks: what concept.json holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Key
+
+from icl_align.dialogue.concept import laws, probes, published, steering
+from icl_align.dialogue.concept.gathering import CHUNK, NetworkOf, Programs, Values
+from icl_align.dialogue.concept.intervals import Interval, at, of_mean
+from icl_align.dialogue.concept.probes import Direction
+from icl_align.dialogue.model import language_model
+from icl_align.dialogue.options import PLANS, READERS, Options
+from icl_align.dialogue.vocabulary import INSTRUCTIONS_PER_CONCEPT, vocabulary_of
+
+MOST_DIALOGUES = 1024
+NEEDED_PLANS = ("none", "careful", "immoral")
+COMPARED = ("accuracy", "biased", "uncertainty", "confidence", "calibration_error_corrected")
+# The readers of which the paper's tests are made.
+TESTED = ("language_model", "exact", "exact_own_answers_ignored")
+HAZARDS = (0.0, 0.05, 0.2, 0.5, 1.0)
+TRAINED = READERS[0]
+FIRST_UNTRAINED = 10_000  # seed of the networks that are not trained
+
+Progress = Callable[[float], None]
+ByPlan = dict[str, Values]  # plan -> quantity -> values [b, s, ...]
+
+
+def study(
+    config: Options,
+    network: NetworkOf,
+    params: Any,
+    keys: Key[Array, " b"],
+    progress: Progress,
+) -> dict[str, Any]:
+    """What is inside trained networks, what steers them, and the paper's own tests of them.
+
+    Args:
+      config: options of the evaluation.
+      network: parameters of one seed -> its network.
+      params: parameters with a leading axis of seeds.
+      keys: of the evaluation's dialogues; at most MOST_DIALOGUES of them are used.
+      progress: called with the share that is done.
+    """
+    programs = Programs(config, network)
+    num_seeds = len(jax.tree.leaves(params)[0])
+    by_seed = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(num_seeds)]
+    keys = _whole_chunks(keys, programs.size)
+    found: dict[str, Any] = {"rounds": list(range(config.task.rounds)), "num_dialogues": len(keys)}
+    inside, directions, vectors = _inside(programs, by_seed, keys)
+    found |= inside
+    progress(0.15)
+
+    plans = [name for name in PLANS if name in {*config.evaluation.plan, *NEEDED_PLANS}]
+    values: dict[str, ByPlan] = {name: {} for name in READERS}
+    for place, plan in enumerate(plans):
+        of_seeds = [
+            programs.network_values(own, plan, keys, last.raw, last.offset)
+            for own, last in zip(by_seed, [own[-1] for own in directions], strict=True)
+        ]
+        values[TRAINED][plan] = _stacked(of_seeds)
+        for name, own in programs.reader_values(plan, keys).items():
+            values[name][plan] = jax.tree.map(published.as_seeds, own)
+        progress(0.15 + 0.35 * (place + 1) / len(plans))
+
+    found["read"] = {
+        quantity: {plan: of_mean(of[quantity]) for plan, of in values[TRAINED].items()}
+        for quantity in ("reading", "cosine")
+    }
+    found["convergence"] = {
+        name: {plan: published.convergence(of["accuracy"]) for plan, of in own.items()}
+        for name, own in values.items()
+    }
+    found["differences"] = {
+        name: _differences(values[name], COMPARED if name in TESTED else COMPARED[:-1])
+        for name in READERS
+    }
+    found["by_question"] = _by_question(values)
+    found["prediction"] = _prediction(values)
+    progress(0.6)
+    found["immoral"] = _immoral(programs, values, keys)
+    found["laws"] = _laws(values)
+    progress(0.7)
+    found["steering"] = _steering(programs, by_seed, directions, vectors, keys, progress)
+    found["summary"] = summary(found)
+    return found
+
+
+def _whole_chunks(keys: Key[Array, " b"], size: int) -> Key[Array, " b"]:
+    """As many keys as are used: a multiple of `size`, the first again where they are too few."""
+    # A text takes as long as many questions.
+    count = min(len(keys), MOST_DIALOGUES * size // CHUNK)
+    return keys[: count // size * size] if count >= size else keys[:count]
+
+
+def _stacked(of_seeds: list[Values]) -> Values:
+    return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *of_seeds)
+
+
+# ------------------------------------------------------------------------------------------ inside
+
+
+def _inside(
+    programs: Programs, by_seed: list[Any], keys: Key[Array, " b"]
+) -> tuple[dict[str, Any], list[list[Direction]], list[steering.Vectors]]:
+    """Probes and shifts; directions and vectors of each seed."""
+    config = programs.config
+    fit_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    (tokens, odds), (others, wanted) = (programs.of_speakers(own) for own in (fit_keys, keys))
+    first = vocabulary_of(config.task).first_instruction
+    careless = first + 1
+    careful = first + 1 + INSTRUCTIONS_PER_CONCEPT * (config.task.num_concepts - 1)
+    features: dict[str, list] = {source: [] for source in probes.SOURCES}
+    directions, vectors, shifts = [], [], {"careful": [], "careless": []}
+    for number, params in enumerate(by_seed):
+        fit = programs.states(params, tokens)
+        held_out = programs.states(params, others)
+        untrained = language_model(config, nnx.Rngs(params=FIRST_UNTRAINED + number))
+        fresh = nnx.state(untrained, nnx.Param).to_pure_dict()
+        of_fresh = [programs.states(fresh, own) for own in (tokens, others)]
+        features["trained"].append(probes.explained((fit, odds), (held_out, wanted)))
+        features["untrained"].append(probes.explained((of_fresh[0], odds), (of_fresh[1], wanted)))
+        features["shuffled"].append(
+            probes.explained((fit, probes.shuffled(odds)), (held_out, wanted))
+        )
+        # The first round's instruction is neutral: its states would only add its own mean.
+        later = slice(min(1, config.task.rounds - 1), None)
+        directions.append(
+            [
+                probes.direction_of(
+                    fit[:, layer, later].reshape(-1, fit.shape[-1]), odds[:, later].reshape(-1)
+                )
+                for layer in range(fit.shape[1])
+            ]
+        )
+        some = others[: 2 * programs.size]
+        of_told = {
+            name: programs.told(params, some, token)
+            for name, token in (("neutral", first), ("careful", careful), ("careless", careless))
+        }
+        for name in shifts:
+            shifts[name].append(of_told[name] - of_told["neutral"])
+        vectors.append(steering.vectors(directions[-1], seed=number))
+    inside = {
+        "probe": {source: probes.explained_by_seed(features[source]) for source in probes.SOURCES},
+        "shift": {
+            name: probes.shift(np.stack(own, axis=1), directions) for name, own in shifts.items()
+        },
+        "chance_cosine": 1 / np.sqrt(config.model.width),
+    }
+    return inside, directions, vectors
+
+
+# ------------------------------------------------------------------------------ the paper's tests
+
+
+def _differences(values: ByPlan, quantities: tuple[str, ...]) -> dict[str, dict[str, Interval]]:
+    return {
+        plan: published.differences(of, values["none"], quantities)
+        for plan, of in values.items()
+        if plan != "none"
+    }
+
+
+def _by_question(values: dict[str, ByPlan]) -> dict[str, Any] | None:
+    """None where no question is ambiguous."""
+    settled = values[READERS[1]]["none"]["settled"][:, 0].astype(bool)
+    if settled.all() or not settled.any():
+        return None
+    return {
+        name: {
+            plan: published.by_question(of["gain"], values[name]["none"]["gain"], settled)
+            for plan, of in values[name].items()
+        }
+        for name in TESTED
+    }
+
+
+def _prediction(values: dict[str, ByPlan]) -> dict[str, Any]:
+    """Under the plan `careful`; of the network by the cosine, as published, and by the reading."""
+    of = {name: values[name]["careful"] for name in TESTED}
+    concepts = {
+        "language_model": of[TRAINED]["cosine"],
+        "language_model_reading": of[TRAINED]["reading"],
+        "exact": of["exact"]["activation"],
+        "exact_own_answers_ignored": of["exact_own_answers_ignored"]["activation"],
+    }
+    uncertainty = {name: own["uncertainty"] for name, own in of.items()}
+    uncertainty["language_model_reading"] = uncertainty[TRAINED]
+    return {
+        name: published.prediction(concept, uncertainty[name]) for name, concept in concepts.items()
+    }
+
+
+def _immoral(
+    programs: Programs, values: dict[str, ByPlan], keys: Key[Array, " b"]
+) -> dict[str, Any] | None:
+    """None where no immoral instruction is followed by rounds without another."""
+    config = programs.config
+    first = published.first_immoral(config.evaluation.immoral_at, config.task.rounds)
+    if first is None:
+        return None
+    by_hazard = [
+        [programs.exact_activation(plan, keys, hazard) for plan in ("immoral", "careful")]
+        for hazard in HAZARDS
+    ]
+    found: dict[str, Any] = {"round": first, "hazards": list(HAZARDS), "hazard": config.task.hazard}
+    for place, name in enumerate(TESTED[1:]):
+        offsets = [
+            published.immoral_offsets(*(own[:, None, place] for own in both), first)
+            for both in by_hazard
+        ]
+        found[name] = of_mean(np.stack(offsets, axis=2))  # [hazard, round after]
+    of = values[TRAINED]
+    found[TRAINED] = {
+        quantity: of_mean(
+            published.immoral_offsets(of["immoral"][quantity], of["careful"][quantity], first)
+        )
+        for quantity in ("activation", "reading", "cosine")
+    }
+    return found
+
+
+def _laws(values: dict[str, ByPlan]) -> dict[str, Any]:
+    odds = {name: "activation" for name in TESTED} | {TRAINED: "reading"}
+    return {
+        "two_state": {
+            name: {plan: laws.two_state(of["fine"]) for plan, of in values[name].items()}
+            for name in TESTED
+        },
+        "additive": {
+            name: {
+                plan: laws.additive(of["evidence"], of[odds[name]])
+                for plan, of in values[name].items()
+            }
+            for name in TESTED
+        },
+    }
+
+
+# ---------------------------------------------------------------------------------------- steering
+
+
+def _steering(
+    programs: Programs,
+    by_seed: list[Any],
+    directions: list[list[Direction]],
+    vectors: list[steering.Vectors],
+    keys: Key[Array, " b"],
+    progress: Progress,
+) -> dict[str, Any]:
+    """On the first chunk of dialogues."""
+    some = keys[: programs.size]
+
+    def measure(number, added):
+        last = directions[number][-1]
+        return programs.network_values(by_seed[number], "none", some, last.raw, last.offset, added)
+
+    found = steering.steered(measure, vectors, lambda f: progress(0.7 + 0.3 * f))
+    layers = list(range(1, programs.config.model.num_layers + 1))
+    about = {"doses": list(steering.DOSES), "layers": layers, "num_dialogues": len(some)}
+    return about | found
+
+
+def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The headline numbers, each with its name and interval."""
+    last = len(found["rounds"]) - 1
+    rows: list[tuple[str, Interval]] = [
+        (f"probe of the last layer, R^2 in the last round, {source}", at(of, -1, last))
+        for source, of in found["probe"].items()
+    ]
+    rows += [
+        (f"shift by a {name} instruction, cosine with the {words}", at(of[key], -1, last))
+        for name, of in found["shift"].items()
+        for key, words in (("cosine", "probe"), ("cosine_pattern", "pattern"))
+    ]
+    steered = found["steering"]
+    layer = steering.most_effective(steered)
+    rows += [
+        (
+            f"{dose:+d} sd of the {name} after block {layer + 1}: change of {quantity}",
+            at(steered[name][quantity], layer, steering.DOSES.index(dose)),
+        )
+        for quantity in ("accuracy", "uncertainty")
+        for name in steering.DIRECTIONS
+        for dose in (-1, 1)
+    ]
+    rows += [
+        (f"uncertainty did not rise, predicted by {name.replace('_', ' ')}", of)
+        for name, of in found["prediction"][TRAINED].items()
+    ]
+    if found["immoral"]:
+        of = found["immoral"][TRAINED]["reading"]
+        rows += [
+            (f"immoral instruction, reading {after} rounds later", at(of, after))
+            for after in range(published.AFTER)
+        ]
+    rows += [
+        (f"careful above none, {quantity.replace('_', ' ')}", at(of, last))
+        for quantity, of in found["differences"][TRAINED]["careful"].items()
+    ]
+    careful = found["laws"]["two_state"][TRAINED]["careful"]
+    rows += [
+        ("rounds to convergence under careful", found["convergence"][TRAINED]["careful"]),
+        ("two-state law, error of accuracy in later rounds", careful["error"]),
+        ("no change, error of accuracy in later rounds", careful["error_of_no_change"]),
+        (
+            "additive law, R^2 in later rounds",
+            found["laws"]["additive"][TRAINED]["careful"]["explained"],
+        ),
+    ]
+    return [{"name": name} | of for name, of in rows]

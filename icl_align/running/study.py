@@ -1,0 +1,71 @@
+"""What a world finds out of trained networks beyond their curves, and its files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from icl_align.config import Config
+from icl_align.running.evaluation import evaluated_options
+from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
+from icl_align.running.keys import evaluation_keys
+from icl_align.running.training import network_of
+from icl_align.world import world_of
+
+
+def is_studied(config: Config) -> bool:
+    """Whether there is a study of the world, and the options ask for it."""
+    name = config.measures.study
+    return name is not None and getattr(config.evaluation, name)
+
+
+def study_file(config: Config, folder: Path) -> Path:
+    """Where it lies in a folder; the picture is beside it, as .png."""
+    return folder / f"{config.measures.study}.json"
+
+
+def make_study(
+    config: Config, step: int, params: Any, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """The study of the networks of one configuration.
+
+    Args:
+      config: options; those of the evaluation say what is studied.
+      step: that training has reached.
+      params: with a leading axis of seeds, on the host.
+      progress: called with the share that is done, in [0, 1].
+    """
+    numbers = jnp.arange(config.evaluation.num_contexts)
+    keys = evaluation_keys(config.evaluation.seed, numbers)
+    found = world_of(config).study(config, network_of(config), params, keys, progress)
+    seeds = [config.seed + place for place in range(config.num_seeds)]
+    return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found
+
+
+def leave_study(config: Config, folder: Path, found: dict[str, Any]) -> Path:
+    """Writes a study and its picture to a folder; returns the picture's path."""
+    path = study_file(config, folder)
+    picture = path.with_suffix(".png")
+    save_figure(world_of(config).study_figure(config, found), picture)
+    write_json(path, found)  # last: where it is, all the rest is
+    return picture
+
+
+def read_study(config: Config, step: int, folder: Path) -> dict[str, Any] | None:
+    """The study in a folder, if it is of these options and this step.
+
+    Raises:
+      DamagedFileError: the file holds no study.
+    """
+    path = study_file(config, folder)
+    if config.measures.study is None or not path.exists():
+        return None
+    found = read_json(path)
+    try:
+        same = found["step"] == step and found["options"] == evaluated_options(config)
+        for row in found["summary"]:
+            row["name"], row["mean"], row["low"], row["high"]
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(path, "holds no study") from error
+    return found if same else None

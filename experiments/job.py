@@ -25,7 +25,11 @@ from icl_align.config import leaves, setting
 from icl_align.running.checkpoints import Checkpoints, newest_state
 from icl_align.running.devices import learners_folder, set_up_command
 from icl_align.running.errors import RunError, one_line_errors
-from icl_align.running.evaluation import by_configuration, compute_curves_together
+from icl_align.running.evaluation import (
+    by_configuration,
+    compute_curves_together,
+    evaluated_alike,
+)
 from icl_align.running.files import DamagedFileError, read_json, write_json
 from icl_align.running.kept import Kept
 from icl_align.running.measuring import Measuring
@@ -90,6 +94,11 @@ def _newest_step(run: Run) -> int:
 
 def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> None:
     """Evaluates trained runs together, under the overrides of another evaluation."""
+    for places in evaluated_alike([run.evaluated(under) for run in runs]):
+        _evaluate_alike([runs[place] for place in places], under, terminal)
+
+
+def _evaluate_alike(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> None:
     found = [newest_state(run.folder, run.config, terminal.warn) for run in runs]
     params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.params for _, s in found))
     configs = [run.evaluated(under) for run in runs]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from icl_align.config import EVALUATION, Config, sections
+from icl_align.config import EVALUATION, Config, concerned, leaves, sections
 from icl_align.running.kept import Kept
 from icl_align.running.measuring import Measuring
 from icl_align.running.training import TrainState
@@ -76,6 +76,20 @@ def compute_curves(
     return compute_curves_together([config], step, measuring, progress, kept)[0]
 
 
+def evaluated_alike(configs: list[Config]) -> list[list[int]]:
+    """Places of configurations whose evaluations can share what needs no training.
+
+    Traced numbers, which one training program can have several of, may be part of the world that
+    is evaluated.
+    """
+    found: dict[str, list[int]] = {}
+    for place, config in enumerate(configs):
+        of_evaluation = concerned(config, EVALUATION)
+        parts = [(key, value) for key, _, value in leaves(config) if key in of_evaluation]
+        found.setdefault(repr(parts), []).append(place)
+    return list(found.values())
+
+
 def by_configuration(configs: list[Config], params: Any) -> Any:
     """Parameters [c, s, ...] on the host, from those of all members."""
     shape = len(configs), configs[0].num_seeds
@@ -92,11 +106,16 @@ def compute_curves_together(
     """`compute_curves` of several configurations, whose untrained learners are run only once.
 
     Args:
-      configs: equal but for traced numbers.
+      configs: equal but for traced numbers that the evaluation does not depend on.
       step: that training has reached.
       measurer: of all of them.
       progress, kept: as in `compute_curves`.
+
+    Raises:
+      ValueError: their evaluations differ.
     """
+    if len(evaluated_alike(configs)) > 1:
+        raise ValueError("these configurations are not evaluated alike")
     config, measures = configs[0], configs[0].measures
     total, conditions = config.evaluation.num_contexts, measures.conditions(config.evaluation)
     reader = _Reader(measurer, measures, total, kept or Kept(None))

@@ -31,7 +31,12 @@ from icl_align.running.crew import Crew, compiled_steps
 from icl_align.running.curves_file import read_curves
 from icl_align.running.devices import leads, learners_folder
 from icl_align.running.errors import USAGE_ERROR, RunError
-from icl_align.running.evaluation import are_of, by_configuration, compute_curves_together
+from icl_align.running.evaluation import (
+    are_of,
+    by_configuration,
+    compute_curves_together,
+    evaluated_alike,
+)
 from icl_align.running.extension import begin_where_it_ended, extended_config
 from icl_align.running.files import (
     DamagedFileError,
@@ -302,19 +307,21 @@ def _evaluate(group: list[OneRun], crew: Crew, terminal: Terminal, signals: Stop
         if one.curves and not one.tracker.had_rows:
             one.tracker.log_curves(one.config.train.steps, one.curves, picture)
     missing = [place for place in alive if group[place].curves is None]
-    if missing:
+    together = evaluated_alike([group[place].config for place in missing])
+    for number, of_missing in enumerate(together):
 
-        def progress(fraction):
-            terminal.progress("evaluating", 100 * fraction, 100.0)
+        def progress(fraction, before=number):
+            terminal.progress("evaluating", 100 * (before + fraction) / len(together), 100.0)
             crew.wait()
             if crew.stop_asked:
                 signals.stop("after training, during the evaluation", group[0].goes_on)
 
         progress(0.0)
-        crew.begin_measuring(missing)
-        configs, step = [group[place].config for place in missing], config.train.steps
+        places = [missing[place] for place in of_missing]
+        crew.begin_measuring(places)
+        configs, step = [group[place].config for place in places], config.train.steps
         found = compute_curves_together(configs, step, crew, progress, Kept(learners_folder()))
-        for place, curves in zip(missing, found, strict=True):
+        for place, curves in zip(places, found, strict=True):
             one = group[place]
             picture = one.folder / "curves.png"
             save_figure(world_of(config).figure(one.config, curves), picture)

@@ -71,13 +71,15 @@ class Programs:
         """Tokens [b, L] of dialogues of the speakers, and the exact log-odds [b, T] in them."""
         return in_chunks(self._of_speakers, self.size, keys)
 
-    def states(self, params: Any, tokens: Int[np.ndarray, "b l"]) -> Float[np.ndarray, "b l t d"]:
+    def states(
+        self, params: Any, tokens: Int[np.ndarray, "b l"]
+    ) -> Float[np.ndarray, "b layers t d"]:
         """The residual stream at every instruction, before the first block and after each."""
         return in_chunks(functools.partial(self._states, params), self.size, tokens)
 
     def told(
         self, params: Any, tokens: Int[np.ndarray, "b l"], instruction: int
-    ) -> Float[np.ndarray, "b l t d"]:
+    ) -> Float[np.ndarray, "b layers t d"]:
         """The same states if the instruction of that round, and of no other, were another."""
         of = functools.partial(self._told, params, np.int32(instruction))
         return in_chunks(of, self.size, tokens)

@@ -119,7 +119,7 @@ def _inside(
         fit = programs.states(params, tokens)
         held_out = programs.states(params, others)
         untrained = language_model(config, nnx.Rngs(params=FIRST_UNTRAINED + number))
-        fresh = nnx.state(untrained, nnx.Param).to_pure_dict()
+        fresh = nnx.to_pure_dict(nnx.state(untrained, nnx.Param))
         of_fresh = [programs.states(fresh, own) for own in (tokens, others)]
         features["trained"].append(probes.explained((fit, odds), (held_out, wanted)))
         features["untrained"].append(probes.explained((of_fresh[0], odds), (of_fresh[1], wanted)))

@@ -83,7 +83,7 @@ def curves_figure(curves: dict[str, Any]) -> Figure:
     lines.append(Line2D([], [], color="#444444", lw=1.1, ls="--", label="exact reader"))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, title="plan, above")
     lines = [
-        Line2D([], [], color=color, label=reader.replace("_", " ").replace("own", "own\n"))
+        Line2D([], [], color=color, label=reader.replace("_", " ").replace(" own", "\nown"))
         for reader, color in READER_COLORS.items()
     ]
     figure.legend(handles=lines, loc="outside right lower", frameon=False, title="reader, below")

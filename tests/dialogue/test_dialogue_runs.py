@@ -89,6 +89,25 @@ def test_a_study_is_left_beside_the_curves(studied):
     assert loaded.changed(lambda params: params).study is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=ambiguous_bias", "task.rounds=1", "evaluation.num_contexts=32"],
+        ["task=detoxification", "task.rounds=2", "evaluation.drafts=4"],
+        ["+ablation=no_causal_mask", "task.rounds=2", "task.prior=[0.2,0.3,0.5]"],
+    ],
+    ids=str,
+)
+def test_a_study_is_made_of_other_kinds_few_rounds_and_other_networks(overrides, tmp_path):
+    run(compose_config([*SMALL, *overrides, "evaluation.plan=[careful]"]), tmp_path / "run")
+    found = icl_align.load(tmp_path / "run").study
+    assert np.isfinite(list(numbers(found))).all()
+    assert (found["by_question"] is not None) == (overrides[0] == "task=ambiguous_bias")
+    assert (found["laws"] is None) == ("task.rounds=1" in overrides)
+    assert found["immoral"] is None
+
+
 def test_a_damaged_study_is_made_again_the_same_and_nothing_else_is(studied, capsys):
     folder, _ = studied
     before = {name: (folder / name).read_bytes() for name in ("concept.json", "curves.json")}

@@ -21,7 +21,7 @@ STEERED = {
     "reading": "the last layer's reading",
     "accuracy": "accuracy",
     "uncertainty": "uncertainty (nats)",
-    "calibration_error_corrected": "calibration error, corrected",
+    "calibration_error_corrected": "calibration error",
 }
 
 
@@ -35,10 +35,16 @@ def concept_figure(found: dict[str, Any]) -> Figure:
     _differences(axes[0, 3], found)
     for panel, (quantity, label) in zip(axes[1], STEERED.items(), strict=True):
         _steering(panel, found["steering"], quantity, label)
-    _prediction(axes[2, 0], found["prediction"])
-    _immoral(axes[2, 1], found["immoral"])
-    _two_state(axes[2, 2], found["laws"]["two_state"]["language_model"])
-    _additive(axes[2, 3], found["laws"]["additive"])
+    for panel, draw, of in (
+        (axes[2, 0], _prediction, found["prediction"]),
+        (axes[2, 1], _immoral, found["immoral"]),
+        (axes[2, 2], _two_state, found["laws"]),
+        (axes[2, 3], _additive, found["laws"]),
+    ):
+        if of:
+            draw(panel, of)
+        else:
+            panel.text(0.5, 0.5, "too few rounds", ha="center", transform=panel.transAxes)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
     seeds = len(found.get("seeds", [0]))
@@ -86,9 +92,9 @@ def _shift(axes: Axes, found: dict[str, Any]) -> None:
             label = f"{name}, {'pattern' if key == 'cosine_pattern' else 'weights'}"
             _band(axes, layers, curve, color=PLAN_COLORS[name], ls=line, label=label)
     axes.axhspan(-found["chance_cosine"], found["chance_cosine"], color="#cccccc", alpha=0.4, lw=0)
-    axes.set(xlabel="after block")
+    axes.set(xlabel="after block", ylim=(-1, 1.5))
     axes.set_title("shift of the state by an instruction:\ncosine with the probe", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
 
 
 def _differences(axes: Axes, found: dict[str, Any]) -> None:
@@ -137,14 +143,11 @@ def _prediction(axes: Axes, of: dict[str, Any]) -> None:
     axes.set_xticks(places + 0.2, [name.replace("_", "\n") for name in PREDICTORS], fontsize=8)
     axes.set(ylim=(0.4, 1.02))
     axes.set_title("does uncertainty not rise?\nshare predicted right, held out", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
+    axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=3, columnspacing=0.8)
 
 
-def _immoral(axes: Axes, of: dict[str, Any] | None) -> None:
+def _immoral(axes: Axes, of: dict[str, Any]) -> None:
     axes.set_title("offset after one immoral instruction\n(log-odds, less careful)", fontsize=10)
-    if of is None:
-        axes.text(0.5, 0.5, "too few rounds", ha="center", transform=axes.transAxes)
-        return
     after = range(len(of["language_model"]["reading"]["mean"]))
     shades = np.linspace(0.25, 0.85, len(of["hazards"]))
     for place, hazard in enumerate(of["hazards"]):
@@ -158,11 +161,13 @@ def _immoral(axes: Axes, of: dict[str, Any] | None) -> None:
         color=READER_COLORS["language_model"],
         label=f"language model, hazard {of['hazard']:g}",
     )
-    axes.set(xlabel="rounds later", xticks=list(after), xlim=(-0.1, 4))
-    axes.legend(frameon=False, fontsize=7, loc="center right")
+    axes.set(xlabel="rounds later", xticks=list(after), xlim=(-0.1, 5))
+    axes.legend(frameon=False, fontsize=7, loc="center right", title="exact: own answers ignored")
+    axes.get_legend().get_title().set_fontsize(7)
 
 
 def _two_state(axes: Axes, of: dict[str, Any]) -> None:
+    of = of["two_state"]["language_model"]
     places = np.arange(len(of))
     for shift, (name, label, color) in enumerate(
         (("error", "the law", "#0072B2"), ("error_of_no_change", "no change", "#999999"))
@@ -180,6 +185,7 @@ def _two_state(axes: Axes, of: dict[str, Any]) -> None:
 
 
 def _additive(axes: Axes, of: dict[str, Any]) -> None:
+    of = of["additive"]
     for reader in ("language_model", "exact"):
         rows = [curves["explained"] for curves in of[reader].values()]
         mean = np.clip([row["mean"] for row in rows], -1, 1)
@@ -188,5 +194,7 @@ def _additive(axes: Axes, of: dict[str, Any]) -> None:
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set(ylim=(-1.05, 1.05))
     axes.axhline(0, color="#999999", lw=0.8)
-    axes.set_title("additive law, fitted on the first half:\n$R^2$ of later log-odds", fontsize=10)
+    axes.set_title(
+        "additive law, fitted on the first half:\n$R^2$ of later log-odds, -1 or more", fontsize=10
+    )
     axes.legend(frameon=False, fontsize=8)

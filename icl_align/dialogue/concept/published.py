@@ -113,6 +113,8 @@ def _held_out(
     guess = np.zeros(label.shape, bool)
     for fold in range(FOLDS):
         out = np.arange(len(label)) % FOLDS == fold
+        if not out.any():
+            continue
         if name == "within_rounds":
             for t in range(num_rounds):
                 guess[out, t] = _guess(seen[~out, t], label[~out, t], seen[out, t])

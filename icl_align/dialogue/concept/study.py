@@ -166,9 +166,9 @@ def _differences(values: ByPlan, quantities: tuple[str, ...]) -> dict[str, dict[
 
 
 def _by_question(values: dict[str, ByPlan]) -> dict[str, Any] | None:
-    """None where no question is ambiguous."""
+    """None where hardly any question is ambiguous, or settled."""
     settled = values[READERS[1]]["none"]["settled"][:, 0].astype(bool)
-    if settled.all() or not settled.any():
+    if min(settled.sum(), (~settled).sum()) < 2:
         return None
     return {
         name: {
@@ -179,8 +179,13 @@ def _by_question(values: dict[str, ByPlan]) -> dict[str, Any] | None:
     }
 
 
-def _prediction(values: dict[str, ByPlan]) -> dict[str, Any]:
-    """Under the plan `careful`; of the network by the cosine, as published, and by the reading."""
+def _prediction(values: dict[str, ByPlan]) -> dict[str, Any] | None:
+    """Under the plan `careful`; of the network by the cosine, as published, and by the reading.
+
+    None of a single round, after which nothing changes.
+    """
+    if _num_rounds(values) < 2:
+        return None
     of = {name: values[name]["careful"] for name in TESTED}
     concepts = {
         "language_model": of[TRAINED]["cosine"],
@@ -224,7 +229,14 @@ def _immoral(
     return found
 
 
-def _laws(values: dict[str, ByPlan]) -> dict[str, Any]:
+def _num_rounds(values: dict[str, ByPlan]) -> int:
+    return values[TRAINED]["careful"]["accuracy"].shape[-1]
+
+
+def _laws(values: dict[str, ByPlan]) -> dict[str, Any] | None:
+    """None of a single round, which has no halves."""
+    if _num_rounds(values) < 2:
+        return None
     odds = {name: "activation" for name in TESTED} | {TRAINED: "reading"}
     return {
         "two_state": {
@@ -288,10 +300,11 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
         for name in steering.DIRECTIONS
         for dose in (-1, 1)
     ]
-    rows += [
-        (f"uncertainty did not rise, predicted by {name.replace('_', ' ')}", of)
-        for name, of in found["prediction"][TRAINED].items()
-    ]
+    if found["prediction"]:
+        rows += [
+            (f"uncertainty did not rise, predicted by {name.replace('_', ' ')}", of)
+            for name, of in found["prediction"][TRAINED].items()
+        ]
     if found["immoral"]:
         of = found["immoral"][TRAINED]["reading"]
         rows += [
@@ -302,14 +315,12 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
         (f"careful above none, {quantity.replace('_', ' ')}", at(of, last))
         for quantity, of in found["differences"][TRAINED]["careful"].items()
     ]
-    careful = found["laws"]["two_state"][TRAINED]["careful"]
-    rows += [
-        ("rounds to convergence under careful", found["convergence"][TRAINED]["careful"]),
-        ("two-state law, error of accuracy in later rounds", careful["error"]),
-        ("no change, error of accuracy in later rounds", careful["error_of_no_change"]),
-        (
-            "additive law, R^2 in later rounds",
-            found["laws"]["additive"][TRAINED]["careful"]["explained"],
-        ),
-    ]
+    rows.append(("rounds to convergence, careful", found["convergence"][TRAINED]["careful"]))
+    if found["laws"]:
+        two_state, additive = (found["laws"][law][TRAINED] for law in ("two_state", "additive"))
+        rows += [
+            ("two-state law, error of later accuracy", two_state["careful"]["error"]),
+            ("no change, error of later accuracy", two_state["careful"]["error_of_no_change"]),
+            ("additive law, R^2 of later log-odds", additive["careful"]["explained"]),
+        ]
     return [{"name": name} | of for name, of in rows]

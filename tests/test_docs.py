@@ -58,6 +58,8 @@ def check_module(module, arguments):
         return
     if module == "icl_align.train":
         check_command_line(arguments)
+    elif module == "benchmarks.dialogue":
+        check_command_line(["world=dialogue", *arguments])
     elif module == "icl_align.evaluate":
         own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
         errors = []

@@ -5,15 +5,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.special import digamma
 
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
+from icl_align.dialogue.drafts import class_entropy, mean_log_loss_of_classes
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import QUANTITIES, TaskConfig
-from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Drafts, Reading, activation, read
+from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Reading, activation, read
 from icl_align.dialogue.rounds import RollOut
 from icl_align.dialogue.vocabulary import are_texts, kinds_of, vocabulary_of
 from icl_align.statistics import BINS, RANK_BINS
@@ -61,36 +60,6 @@ def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
         "excess_loss_instruction": lambda: _divergence(exact.instruction, rolled.instruction),
     }
     return {name: of() for name, of in implemented(tuple(QUANTITIES), found).items()}
-
-
-def class_entropy(drafts: Drafts) -> Float[Array, "*b"]:
-    """Entropy of the class of an answer in nats, from n drafts.
-
-    The estimator of Schuermann (2004, with xi = 1/2), whose bias is small however few they are:
-    psi(n) - sum_i (n_i / n) G(n_i), G(n) = psi(n) + (-1)^n / 2 [psi((n + 1) / 2) - psi(n / 2)].
-    """
-    number = drafts.category.shape[-1]
-    n = np.arange(1, number + 1)
-    alternating = (-1.0) ** n / 2 * (digamma((n + 1) / 2) - digamma(n / 2))
-    of_count = jnp.asarray(digamma(n) + alternating, jnp.float32)
-    counts = jnp.sum(_together(drafts), axis=-1)  # of the class of each draft
-    return float(digamma(number)) - jnp.mean(of_count[counts - 1], axis=-1)
-
-
-def mean_log_loss_of_classes(drafts: Drafts) -> Float[Array, "*b"]:
-    """The uncertainty of a text as the code of Liu et al. (2025) computes it, in nats.
-
-    The mean over classes of the mean log-loss a token of their drafts; no entropy of classes. Of
-    an answer that is no text it is that of the answer itself.
-    """
-    n = drafts.category.shape[-1]
-    share = jnp.mean(1.0 * _together(drafts), axis=-1)
-    weights = 1 / (n * share)  # so that every class counts alike
-    return jnp.sum(weights * drafts.log_loss, axis=-1) / jnp.sum(weights, axis=-1)
-
-
-def _together(drafts: Drafts) -> Bool[Array, "*b n n"]:
-    return drafts.category[..., :, None] == drafts.category[..., None, :]
 
 
 def _about_texts(task: TaskConfig) -> tuple[Bool[Array, " k"], Float[Array, " k"]]:

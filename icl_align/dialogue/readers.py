@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from icl_align.dialogue import speakers
 from icl_align.dialogue.dialogues import Dialogue, from_tokens
+from icl_align.dialogue.drafts import Drafts, confidence_of, drafts_of
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import TaskConfig
-from icl_align.dialogue.vocabulary import are_texts, kinds_of, layout_of, vocabulary_of
+from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
 
 BAYES, PRINTED, ADDITIVE = range(3)
 
@@ -112,18 +113,6 @@ class Said(NamedTuple):
     instruction: Int[Array, ""]
     answer: Int[Array, " a"]
     check: Int[Array, ""]
-
-
-class Drafts(NamedTuple):
-    """Answers that a reader might have given as well: N for each round.
-
-    Attributes:
-      category: class of each.
-      log_loss: mean of -log probability over its symbols.
-    """
-
-    category: Int[Array, "*b n"]
-    log_loss: Float[Array, "*b n"]
 
 
 # Who says the next token: (round, log-probabilities of the reader) -> token.
@@ -281,33 +270,6 @@ def walk(
         one_round, (start, sums, before, number), jnp.arange(task.rounds, dtype=number.dtype)
     )
     return found
-
-
-def drafts_of(
-    task: TaskConfig,
-    kind: Int[Array, ""],
-    question: Int[Array, " q"],
-    answers: Int[Array, "n a"],
-    log_p: Float[Array, " n"],
-) -> Drafts:
-    """The drafts of one round, from answers and their log-probabilities."""
-    of = jax.vmap(lambda answer: speakers.quality_of(task, kind, question, answer).category)
-    lengths = jnp.array([one.answer_length for one in kinds_of(task)])
-    return Drafts(of(answers), -log_p / lengths[kind])
-
-
-def confidence_of(
-    task: TaskConfig,
-    kind: Int[Array, ""],
-    question: Int[Array, " q"],
-    answer: Int[Array, " a"],
-    log_p: Float[Array, ""],
-    drafts: Drafts,
-) -> Float[Array, ""]:
-    """The probability that a reader gave to an answer, or to its class if it is a text."""
-    category = speakers.quality_of(task, kind, question, answer).category
-    share = jnp.mean(1.0 * (drafts.category == category))
-    return jnp.where(jnp.asarray(are_texts(task))[kind], share, jnp.exp(log_p))
 
 
 def _odds(log_likelihood: Float[Array, " c"]) -> Float[Array, ""]:

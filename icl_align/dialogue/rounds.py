@@ -15,17 +15,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
 from icl_align.dialogue.dialogues import Dialogue, kind_tokens, sample_dialogue
+from icl_align.dialogue.drafts import Drafts, confidence_of, drafts_of
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import CRITICS, PLANS, DialogueEvaluationConfig, Options, TaskConfig
-from icl_align.dialogue.readers import (
-    Before,
-    Drafts,
-    Evidence,
-    Said,
-    confidence_of,
-    drafts_of,
-    walk,
-)
+from icl_align.dialogue.readers import Before, Evidence, Said, walk
 from icl_align.dialogue.vocabulary import (
     INSTRUCTIONS_PER_CONCEPT,
     are_texts,

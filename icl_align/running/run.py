@@ -60,7 +60,7 @@ from icl_align.running.run_folder import (
 )
 from icl_align.running.shares import visible_cores
 from icl_align.running.signals import StopSignals
-from icl_align.running.study import is_studied, leave_study, make_study, read_study
+from icl_align.running.study import is_studied, leave_study, make_study, read_study, study_file
 from icl_align.running.terminal import Terminal, changed_options, headline
 from icl_align.running.tracking import Tracker, check_account, start_service
 from icl_align.running.training import TrainState, state_shapes
@@ -351,20 +351,22 @@ def _study(
         one.study = read_study(one.config, step, one.folder)
     except DamagedFileError as error:
         terminal.warn(f"{error}; it is made again")
-    if one.study is not None:
-        return
 
     def progress(fraction):
-        terminal.progress(f"{one.config.measures.study}", 100 * fraction, 100.0)
+        terminal.progress(one.config.measures.study, 100 * fraction, 100.0)
         crew.wait()
         if crew.stop_asked:
             signals.stop("after the evaluation, during its study", group[0].goes_on)
 
-    progress(0.0)
-    params = by_configuration([other.config for other in group], crew.host_state().params)
-    own = jax.tree.map(lambda leaf: leaf[place], params)
-    one.study = make_study(one.config, step, own, progress)
-    picture = leave_study(one.config, one.folder, one.study)
+    picture = study_file(one.config, one.folder).with_suffix(".png")
+    if one.study is None:
+        progress(0.0)
+        params = by_configuration([other.config for other in group], crew.host_state().params)
+        own = jax.tree.map(lambda leaf: leaf[place], params)
+        one.study = make_study(one.config, step, own, progress)
+        leave_study(one.config, one.folder, one.study)
+    elif not picture.exists():
+        leave_study(one.config, one.folder, one.study)
     one.tracker.log_study(one.study, picture)
 
 

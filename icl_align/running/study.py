@@ -43,13 +43,11 @@ def make_study(
     return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found
 
 
-def leave_study(config: Config, folder: Path, found: dict[str, Any]) -> Path:
-    """Writes a study and its picture to a folder; returns the picture's path."""
+def leave_study(config: Config, folder: Path, found: dict[str, Any]) -> None:
+    """Writes a study and its picture to a folder."""
     path = study_file(config, folder)
-    picture = path.with_suffix(".png")
-    save_figure(world_of(config).study_figure(config, found), picture)
+    save_figure(world_of(config).study_figure(config, found), path.with_suffix(".png"))
     write_json(path, found)  # last: where it is, all the rest is
-    return picture
 
 
 def read_study(config: Config, step: int, folder: Path) -> dict[str, Any] | None:

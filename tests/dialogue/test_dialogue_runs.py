@@ -120,6 +120,7 @@ def test_a_damaged_study_is_made_again_the_same_and_nothing_else_is(studied, cap
         assert (folder / name).read_bytes() == content, name
 
 
+@pytest.mark.slow
 def test_configurations_that_differ_in_numbers_train_as_one_program(tmp_path):
     configs = [compose_config([*TINY, f"task.hazard={hazard}"]) for hazard in (0.0, 0.5)]
     together = [(one, tmp_path / str(n), Start()) for n, one in enumerate(configs)]

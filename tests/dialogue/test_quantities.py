@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from icl_align.dialogue.dialogues import sample_dialogue
+from icl_align.dialogue.drafts import Drafts, class_entropy, mean_log_loss_of_classes
 from icl_align.dialogue.options import Options, TaskConfig
-from icl_align.dialogue.quantities import (
-    calibration_features,
-    class_entropy,
-    mean_log_loss_of_classes,
-    quantities,
-)
-from icl_align.dialogue.readers import EVIDENCE, Drafts, read
+from icl_align.dialogue.quantities import calibration_features, quantities
+from icl_align.dialogue.readers import EVIDENCE, read
 from icl_align.dialogue.rounds import plan_named, roll_out
 from icl_align.statistics import mean_interval, pooled_moments
 

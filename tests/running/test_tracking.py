@@ -3,9 +3,11 @@ import os
 import time
 
 import pytest
+from matplotlib.figure import Figure
 
 from icl_align.alignment.options import Options
 from icl_align.config import ConfigError, WandbConfig
+from icl_align.dialogue import options as dialogue
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
 from icl_align.running.metrics_file import MetricsFile, read_rows
@@ -102,6 +104,17 @@ def tracked(tmp_path_factory):
     start = Start(tags=["no_mlp"], group="a sweep")
     run(config, folder, start)
     return folder, config
+
+
+def test_the_headline_numbers_of_a_study_are_a_summary_of_the_wandb_run(tmp_path):
+    picture = tmp_path / "concept.png"
+    Figure().savefig(picture)
+    measures = dialogue.Options.measures
+    tracker = Tracker(tmp_path, WandbConfig(mode="offline"), {}, [], None, measures)
+    tracker.log_study({"summary": [{"name": "R^2 of 1.5", "mean": 0.25}]}, picture)
+    tracker.close()
+    assert wandb_summary(tmp_path)["concept/R^2 of 1_5"] == 0.25
+    assert any("concept_picture" in name for row in wandb_history(tmp_path) for name in row)
 
 
 def test_wandb_wrote_offline_what_metrics_jsonl_holds(tracked):

@@ -134,49 +134,39 @@ POOLS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def pooled_moments(values: Float[np.ndarray, "c s *x m"], pool: str) -> Moments:
-    """The moments of a quantity of pooled contexts, as if it were a mean over groups of them.
-
-    Its spread over contexts is that of the bootstrap, which asks for no smoothness: a
-    rank-calibration error jumps where two bins change places.
+    """The moments of a quantity of pooled contexts; see `statistic_moments`.
 
     Args:
       values: features of every context and seed.
       pool: a name in POOLS.
     """
-    values, of = np.asarray(values, np.float64), POOLS[pool]
-    count, groups = len(values), min(BOOTSTRAP_GROUPS, len(values))
-    seed_means = of(values.mean(axis=0), count)  # [s, x]
+    of, count = POOLS[pool], len(values)
+    return statistic_moments(lambda means: of(means, count), values)
+
+
+def statistic_moments(
+    of: Callable[[np.ndarray], np.ndarray], values: Float[np.ndarray, "c s *x"]
+) -> Moments:
+    """The moments of what `of` makes of means over contexts, as if it were a mean itself.
+
+    Its spread over contexts is that of the bootstrap, which asks for no smoothness: a
+    rank-calibration error jumps where two bins change places.
+
+    Args:
+      of: means over contexts [*any, *x] -> values [*any, ...].
+      values: one for each context and seed.
+    """
+    values = np.asarray(values, np.float64)
+    groups = min(BOOTSTRAP_GROUPS, len(values))
+    seed_means = np.asarray(of(values.mean(axis=0)), np.float64)
     grouped = np.stack([values[group::groups].sum(axis=0) for group in range(groups)])
     sizes = np.array([len(values[group::groups]) for group in range(groups)], float)
     times = _resamples(groups)
     sums = np.tensordot(times, grouped, axes=1)
     drawn = (times @ sizes).reshape(-1, *[1] * (sums.ndim - 1))
-    spread = of(sums / drawn, count).mean(axis=1).var(axis=0, ddof=1)  # of the mean over seeds
+    found = np.asarray(of(sums / drawn), np.float64)  # [resamples, s, ...]
+    spread = found.mean(axis=1).var(axis=0, ddof=1)  # of the mean over seeds
     return Moments(float(groups), seed_means, spread * groups * (groups - 1))
-
-
-def bootstrap_interval(
-    of: Callable[[np.ndarray], np.ndarray],
-    values: Float[np.ndarray, "c s *x"],
-    confidence: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `of` makes of the seeds' means over contexts, with an interval of the bootstrap.
-
-    Contexts and, with several seeds, seeds too are drawn again with replacement.
-
-    Args:
-      of: means over contexts [s, *x] -> a number or an array.
-      values: one for each context and seed.
-      confidence: of the interval.
-    """
-    values = np.asarray(values, np.float64)
-    num_seeds = values.shape[1]
-    seeds = np.random.default_rng(1).integers(0, num_seeds, (RESAMPLES, num_seeds))
-    means = np.tensordot(_resamples(len(values)) / len(values), values, axes=1)
-    found = np.stack([of(one[own]) for one, own in zip(means, seeds, strict=True)])
-    half = (1 - confidence) / 2
-    low, high = np.quantile(found, [half, 1 - half], axis=0)
-    return np.asarray(of(values.mean(axis=0))), np.asarray(low), np.asarray(high)
 
 
 def _resamples(number: int) -> Float[np.ndarray, "r n"]:

@@ -65,22 +65,25 @@ class LanguageModel(nnx.Module):
         return self.read_out(x_BTD)
 
     def states(
-        self, tokens: Int[Array, "*batch t"], places: Int[Array, " n"]
+        self,
+        tokens: Int[Array, "*batch t"],
+        places: Int[Array, " n"],
+        added: Added | None = None,
     ) -> Float[Array, "layers *batch n d"]:
         """The residual stream at some places, before the first block and after each.
 
         Args:
-          tokens: as in `__call__`.
-          places: of them.
+          tokens, added: as in `__call__`.
+          places: of tokens.
         """
         x_BTD, length = self.embedded(tokens), tokens.shape[-1]
         if self.causal:
-            stream = self.trunk.residual_stream(x_BTD, _causal_mask(length))
+            stream = self.trunk.residual_stream(x_BTD, _causal_mask(length), added)
             return jnp.stack([x_BTD[..., places, :] for x_BTD in stream])
 
         def of_prefix(last):
             visible_T = jnp.arange(length) <= last
-            stream = self.trunk.residual_stream(x_BTD, jnp.tile(visible_T, (length, 1)))
+            stream = self.trunk.residual_stream(x_BTD, jnp.tile(visible_T, (length, 1)), added)
             return jnp.stack([x_BTD[..., last, :] for x_BTD in stream])
 
         return jnp.moveaxis(jax.lax.map(of_prefix, places), 0, -2)

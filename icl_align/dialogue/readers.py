@@ -288,7 +288,9 @@ def _of_odds(odds: Float[Array, ""], start: Float[Array, " c"]) -> Float[Array, 
     careful = jnp.arange(start.shape[0]) >= start.shape[0] - half
     of_half = jnp.where(careful, jax.nn.log_sigmoid(odds), jax.nn.log_sigmoid(-odds))
     whole = jnp.where(careful, jax.nn.logsumexp(start[-half:]), jax.nn.logsumexp(start[:-half]))
-    return start - whole + of_half
+    impossible = jnp.isneginf(start)
+    share = jnp.where(impossible, -jnp.inf, start - jnp.where(impossible, 0, whole))
+    return jax.nn.log_softmax(share + of_half)
 
 
 def _of_log_careful(log_p: Float[Array, ""], start: Float[Array, " c"]) -> Float[Array, " c"]:

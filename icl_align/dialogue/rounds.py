@@ -112,11 +112,16 @@ class _Voices(NamedTuple):
     draft: Callable[..., Key[Array, " n"]]
 
 
-def _voices(config: Options, plan: Plan, key: Key[Array, ""]) -> _Voices:
+def _spoken(config: Options, key: Key[Array, ""]) -> Dialogue:
+    """A dialogue as its speakers hold it, of the kind that is evaluated."""
+    kind = config.evaluation.kind
+    only = None if kind is None else config.task.kinds.index(kind)
+    return sample_dialogue(config.task, jax.random.split(key)[0], only)[0]
+
+
+def _voices(config: Options, plan: Plan, key: Key[Array, ""], spoken: Dialogue) -> _Voices:
     task, evaluation = config.task, config.evaluation
-    spoken_key, own_key = jax.random.split(key)
-    numbers = {name: number for number, name in enumerate(task.kinds)} | {None: None}
-    spoken, _ = sample_dialogue(task, spoken_key, numbers[evaluation.kind])
+    own_key = jax.random.split(key)[1]
     instruct_key, speak_key, judge_key = jax.random.split(own_key, 3)
     draft_key = jax.random.fold_in(own_key, 3)
 
@@ -163,7 +168,7 @@ def roll_out(
     """Roll-outs of a reader that needs no training; arguments as in `readers.walk`."""
 
     def one(key):
-        voices = _voices(config, plan, key)
+        voices = _voices(config, plan, key, _spoken(config, key))
         kind, question = voices.spoken.kind, voices.spoken.question
         said, reading, drafts = walk(
             config.task,
@@ -205,7 +210,7 @@ def roll_out_language_model(
     """
     task = config.task
     layout, vocabulary = layout_of(task), vocabulary_of(task)
-    spoken = jax.vmap(lambda key: _voices(config, plan, key).spoken)(keys)
+    spoken = jax.vmap(lambda key: _spoken(config, key))(keys)
     symbols = jnp.append(vocabulary.first_symbol + jnp.arange(vocabulary.num_symbols), 0)
     symbols = symbols.at[-1].set(vocabulary.pad)
     steered = not_first = None
@@ -215,8 +220,8 @@ def roll_out_language_model(
 
     def voice(of, *arguments):
         """What one of the voices says, in every dialogue."""
-        one = lambda key, *own: of(_voices(config, plan, key))(*own)  # noqa: E731
-        return jax.vmap(one)(keys, *arguments)
+        one = lambda key, said, *own: of(_voices(config, plan, key, said))(*own)  # noqa: E731
+        return jax.vmap(one)(keys, spoken, *arguments)
 
     def read_on(past, tokens, place, added=None):
         """What follows some tokens [b, n]: log-probabilities [n, b, v]; and the past with them."""

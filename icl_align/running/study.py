@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from icl_align.config import Config
@@ -38,7 +39,9 @@ def make_study(
     """
     numbers = jnp.arange(config.evaluation.num_contexts)
     keys = evaluation_keys(config.evaluation.seed, numbers)
-    found = world_of(config).study(config, network_of(config), params, keys, progress)
+    # As for the curves: accelerators round matrix products by default.
+    with jax.default_matmul_precision("highest"):
+        found = world_of(config).study(config, network_of(config), params, keys, progress)
     seeds = [config.seed + place for place in range(config.num_seeds)]
     return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found
 

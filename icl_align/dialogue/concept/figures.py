@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icl_align.dialogue.concept.published import PREDICTORS
-from icl_align.dialogue.concept.steering import DIRECTIONS, most_effective
+from icl_align.dialogue.concept.steering import DIRECTIONS, shown_block
 from icl_align.dialogue.figures import PLAN_COLORS, READER_COLORS
 
 PUBLISHED_ACCURACY = 0.8318  # Liu et al. (2025)
@@ -18,7 +18,7 @@ SOURCE_STYLES = {
 }
 DIRECTION_COLORS = {"probe": "#0072B2", "pattern": "#E69F00", "random": "#999999"}
 STEERED = {
-    "reading": "the last layer's reading",
+    "activation": "activation",
     "accuracy": "accuracy",
     "uncertainty": "uncertainty (nats)",
     "calibration_error_corrected": "calibration error",
@@ -110,8 +110,7 @@ def _differences(axes: Axes, found: dict[str, Any]) -> None:
 
 
 def _steering(axes: Axes, of: dict[str, Any], quantity: str, label: str) -> None:
-    """Of the block after which a dose of the pattern moves the accuracy most."""
-    layer = most_effective(of)
+    layer = shown_block(len(of["layers"]))
     for name in DIRECTIONS:
         curve = _row(of[name][quantity], layer)
         _band(axes, of["doses"], curve, color=DIRECTION_COLORS[name], label=name)
@@ -159,7 +158,7 @@ def _immoral(axes: Axes, of: dict[str, Any]) -> None:
         after,
         of["language_model"]["reading"],
         color=READER_COLORS["language_model"],
-        label=f"language model, hazard {of['hazard']:g}",
+        label="language model",
     )
     axes.set(xlabel="rounds later", xticks=list(after), xlim=(-0.1, 5))
     axes.legend(frameon=False, fontsize=7, loc="center right", title="exact: own answers ignored")

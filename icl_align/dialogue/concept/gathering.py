@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from icl_align.config import with_values
 from icl_align.dialogue import speakers
@@ -27,6 +27,8 @@ from icl_align.dialogue.vocabulary import are_texts, kinds_of, layout_of
 CHUNK, CHUNK_OF_TEXTS = 256, 64
 
 Values = dict[str, np.ndarray]  # name -> [dialogues, rounds, ...], or [dialogues]
+# Of a question: whether something in it settles the answer; NEITHER where its kind has no such.
+NEITHER, AMBIGUOUS, SETTLED = -1, 0, 1
 NetworkOf = Callable[[Any], nnx.Module]
 
 
@@ -109,7 +111,8 @@ class Programs:
 
     def reader_values(self, plan: str, keys: Key[Array, " b"]) -> dict[str, Values]:
         """What is measured of the readers that need no training, each on its own roll-outs."""
-        every = jax.tree.map(lambda *leaves: np.stack(leaves), *EVIDENCE.values())
+        every = [EVIDENCE[name] for name in READERS[1:]]
+        every = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
         of = functools.partial(self._reader_values, every, self.plan(plan), self._weights)
         found = in_chunks(of, self.size, keys)
         return {
@@ -132,12 +135,13 @@ class Programs:
 
     @functools.cached_property
     def _of_speakers(self) -> Callable[..., Any]:
-        task = self.config.task
+        task, kind = self.config.task, self.config.evaluation.kind
+        only = None if kind is None else task.kinds.index(kind)
 
         @jax.jit
         @jax.vmap
         def program(key):
-            dialogue, _ = sample_dialogue(task, key)
+            dialogue, _ = sample_dialogue(task, key, only)
             told = read(task, EVIDENCE["exact"], dialogue).told
             return to_tokens(task, dialogue), jnp.clip(activation(told), -MOST_ODDS, MOST_ODDS)
 
@@ -167,13 +171,20 @@ class Programs:
     @functools.cached_property
     def _network_values(self) -> Callable[..., Any]:
         config, places = self.config, instruction_places(self.config.task)
+        layout = layout_of(config.task)
+        offset_in_round = jnp.arange(layout.length) - layout.first_round
+        # An answer's symbols are expected at the instruction and at all of them but the last.
+        expects = (offset_in_round >= 0) & (
+            offset_in_round % layout.round_length < layout.answer_length
+        )
+        expects = expects[:, None]
 
         @jax.jit
         def program(params, plan, added, keys, direction, offset):
             network = self.network(params)
             rolled = roll_out_language_model(config, network, plan, keys, added)
             tokens = to_tokens(config.task, rolled.dialogue)
-            state = network.states(tokens, places)[-1]
+            state = network.states(tokens, places, jnp.where(expects, added[:, None], 0))[-1]
             reading, norm = state @ direction, jnp.linalg.norm(state, axis=-1)
             cosine = reading / jnp.maximum(norm * jnp.linalg.norm(direction), 1e-9)
             values = _values(config.task, rolled)
@@ -229,12 +240,12 @@ def _values(task: TaskConfig, rolled: RollOut) -> dict[str, Array]:
     return quantities(task, rolled) | jax.vmap(of)(rolled.dialogue)
 
 
-def settled(task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]) -> Bool[Array, ""]:
-    """Whether something in a question settles its answer."""
+def settled(task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]) -> Int[Array, ""]:
+    """AMBIGUOUS or SETTLED, of kinds that have both; NEITHER of others."""
 
     def of(kind):
         if kind.settled is None:
-            return jnp.asarray(True)
-        return kind.settled(question[: kind.question_length])
+            return jnp.asarray(NEITHER)
+        return jnp.where(kind.settled(question[: kind.question_length]), SETTLED, AMBIGUOUS)
 
     return jax.lax.switch(kind, [lambda kind=one: of(kind) for one in kinds_of(task)])

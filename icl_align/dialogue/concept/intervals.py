@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from icl_align.statistics import bootstrap_interval, mean_interval, moments, pooled_moments
+from icl_align.statistics import mean_interval, moments, pooled_moments, statistic_moments
 
 Interval = dict[str, Any]  # "mean", "low", "high": numbers or nested lists of one shape
 
@@ -21,8 +21,8 @@ def of_pool(values: Float[np.ndarray, "b s *x m"], pool: str) -> Interval:
 
 
 def of_statistic(of: Any, values: Float[np.ndarray, "b s *x"]) -> Interval:
-    """Of what `of` makes of the means over dialogues [s, *x], by the bootstrap."""
-    return _interval(bootstrap_interval(of, values))
+    """Of what `of` makes of means over dialogues: [*any, *x] -> [*any, ...], by the bootstrap."""
+    return _interval(mean_interval(statistic_moments(of, values)))
 
 
 def _interval(three: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Interval:
@@ -34,5 +34,4 @@ def _interval(three: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Interval:
 
 def at(interval: Interval, *place: int) -> Interval:
     """The numbers at one place."""
-    found = {name: np.asarray(values)[place].item() for name, values in interval.items()}
-    return found
+    return {name: np.asarray(values)[place].item() for name, values in interval.items()}

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from icl_align.dialogue.additive import fit
 from icl_align.dialogue.concept.intervals import Interval, of_pool, of_statistic
 
+LEAST = 1e-9  # below what is divided by
 Rounds = Float[np.ndarray, "b s t"]
 
 
@@ -18,7 +19,7 @@ def two_state(right: Rounds) -> dict[str, Interval]:
     the rounds.
 
     Args:
-      right: whether each answer is, 1 or 0.
+      right: whether each answer is, 1 or 0; of four rounds at least.
 
     Returns:
       "error": root mean square over the second half; "error_of_no_change": that of the last
@@ -30,20 +31,19 @@ def two_state(right: Rounds) -> dict[str, Interval]:
     both = np.concatenate([right, stayed], axis=-1)
 
     def of(means):
-        mean = means.mean(axis=0)
-        accuracy, still = mean[:num_rounds], mean[num_rounds:]
-        was, became = accuracy[: half - 1].sum(), accuracy[1:half].sum()
-        kept = still[: half - 1].sum()
-        wrong = half - 1 - was
-        level = kept / was if was > 1e-9 else 0.0
-        critique = (became - kept) / wrong if wrong > 1e-9 else level
-        rate, leaving = level - critique, 1 - level + critique
-        upper = critique / leaving if leaving > 1e-9 else accuracy[0]
-        law = upper - rate ** np.arange(num_rounds) * (upper - accuracy[0])
-        later = accuracy[half:]
-        error = np.sqrt(np.mean((law[half:] - later) ** 2))
-        no_change = np.sqrt(np.mean((accuracy[half - 1] - later) ** 2))
-        return np.array([error, no_change, upper, rate])
+        accuracy, still = means[..., :num_rounds], means[..., num_rounds:]
+        was, became = accuracy[..., : half - 1].sum(-1), accuracy[..., 1:half].sum(-1)
+        kept = still[..., : half - 1].sum(-1)
+        level = kept / np.maximum(was, LEAST)
+        critique = (became - kept) / np.maximum(half - 1 - was, LEAST)
+        rate = level - critique
+        upper = critique / np.maximum(1 - rate, LEAST)
+        powers = rate[..., None] ** np.arange(num_rounds)
+        law = upper[..., None] - powers * (upper[..., None] - accuracy[..., :1])
+        later = accuracy[..., half:]
+        error = np.sqrt(np.mean((law[..., half:] - later) ** 2, axis=-1))
+        no_change = np.sqrt(np.mean((accuracy[..., half - 1 : half] - later) ** 2, axis=-1))
+        return np.stack([error, no_change, upper, rate], axis=-1)
 
     found = of_statistic(of, both)
     names = ("error", "error_of_no_change", "upper", "rate")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic
 from icl_align.dialogue.options import QUANTITIES
@@ -24,15 +26,15 @@ PREDICTORS = ("commonest", "concept", "round", "both", "within_rounds")
 AFTER = 3  # rounds in which an immoral instruction is followed
 
 
-def rounds_to_convergence(means: Float[np.ndarray, "s t"]) -> np.ndarray:
+def rounds_to_convergence(means: Float[np.ndarray, "*any t"]) -> Float[np.ndarray, "*any"]:
     """First round from which all later means stay within 0.01 of the last."""
-    mean = means.mean(axis=0)
-    away = np.abs(mean - mean[-1]) > CONVERGED_WITHIN
-    return np.asarray(0 if not away.any() else np.flatnonzero(away)[-1] + 1)
+    away = np.abs(means - means[..., -1:]) > CONVERGED_WITHIN
+    numbers = np.arange(1, means.shape[-1] + 1)
+    return np.max(away * numbers, axis=-1) * 1.0
 
 
 def convergence(accuracy: Rounds) -> Interval:
-    """Rounds to convergence of the accuracy, by the bootstrap."""
+    """Rounds to convergence of the accuracy: the mean over seeds."""
     return of_statistic(rounds_to_convergence, accuracy)
 
 
@@ -55,18 +57,17 @@ def differences(
         count, of = len(values[quantity]), POOLS[pool]
 
         def difference(means, of=of, count=count):
-            return np.mean(of(means[0], count) - of(means[1], count), axis=0)
+            return of(means[..., 0, :, :], count) - of(means[..., 1, :, :], count)
 
         both = np.stack([values[quantity], without[quantity]], axis=2)  # [b, s, 2, t, m]
-        found[quantity] = of_statistic(lambda m: difference(np.moveaxis(m, 1, 0)), both)
+        found[quantity] = of_statistic(difference, both)
     return found
 
 
 def by_question(
-    gain: Rounds, without: Rounds, settled: Bool[np.ndarray, " b"]
+    gain: Rounds, without: Rounds, groups: dict[str, Bool[np.ndarray, " b"]]
 ) -> dict[str, dict[str, Interval]]:
-    """Gains on ambiguous and on settled questions, and what they are above those under `none`."""
-    groups = {"ambiguous": ~settled, "settled": settled}
+    """Gains on each group of questions, and what they are above those under `none`."""
     return {
         name: {"gain": of_mean(gain[own]), "above_none": of_mean(gain[own] - without[own])}
         for name, own in groups.items()
@@ -132,7 +133,9 @@ def _guess(
 ) -> Bool[np.ndarray, " m"]:
     if label.all() or not label.any():
         return np.full(len(new), label[0])
-    return LogisticRegression(max_iter=1000).fit(seen, label).predict(new)
+    # Standardised, and with hardly a penalty: how large an activation is says nothing.
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1e3, max_iter=1000))
+    return regression.fit(seen, label).predict(new)
 
 
 def immoral_offsets(immoral: Rounds, careful: Rounds, first: int) -> Float[np.ndarray, "b s after"]:
@@ -143,12 +146,10 @@ def immoral_offsets(immoral: Rounds, careful: Rounds, first: int) -> Float[np.nd
 
 
 def first_immoral(immoral_at: list[int], num_rounds: int) -> int | None:
-    """The first immoral round that has AFTER - 1 rounds after it without another; None if none."""
-    for number in sorted(immoral_at):
-        others = set(immoral_at) & set(range(number + 1, number + AFTER))
-        if number + AFTER <= num_rounds and not others:
-            return number
-    return None
+    """The first immoral round; None unless AFTER - 1 rounds without another follow it."""
+    first = min(immoral_at, default=num_rounds)
+    others = set(immoral_at) & set(range(first + 1, first + AFTER))
+    return first if first + AFTER <= num_rounds and not others else None
 
 
 def as_seeds(values: np.ndarray) -> Any:

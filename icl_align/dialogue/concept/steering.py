@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from icl_align.dialogue.concept.intervals import Interval, of_mean, of_pool, of_statistic
+from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic
 from icl_align.dialogue.concept.probes import Direction, unit
 from icl_align.dialogue.options import QUANTITIES
 from icl_align.statistics import POOLS
 
 DOSES = (-4, -2, -1, 0, 1, 2, 4)  # standard deviations
 RANDOM = 2  # random directions of each network
-# Where the probe looks; how the state moves with the log-odds; as far as that, anywhere.
+# Where the probe looks; how the state moves with the log-odds; anywhere. All of one length.
 DIRECTIONS = ("probe", "pattern", "random")
 MEASURED = (
     "activation",
@@ -33,17 +33,19 @@ Vectors = dict[str, Float[np.ndarray, "k layers d"]]  # one standard deviation o
 
 
 def vectors(directions: list[Direction], seed: int) -> Vectors:
-    """One standard deviation of each kind of direction, at every layer.
+    """One dose of each kind of direction at every layer, as long as the pattern there.
+
+    So a dose moves a state as far as one standard deviation of the log-odds does.
 
     Args:
       directions: of each layer.
-      seed: of the random ones, which are as long as the patterns.
+      seed: of the random ones.
     """
     pattern = np.stack([direction.pattern for direction in directions])
-    random = np.random.default_rng(seed).normal(size=(RANDOM, *pattern.shape))
     length = np.linalg.norm(pattern, axis=1, keepdims=True)
+    random = np.random.default_rng(seed).normal(size=(RANDOM, *pattern.shape))
     random *= length / np.linalg.norm(random, axis=-1, keepdims=True)
-    probe = np.stack([direction.spread * unit(direction.raw) for direction in directions])
+    probe = length * np.stack([unit(direction.raw) for direction in directions])
     found = {"probe": probe[None], "pattern": pattern[None], "random": random}
     return {name: found[name].astype(np.float32) for name in DIRECTIONS}
 
@@ -65,62 +67,76 @@ def steered(
       dialogues; layers from the first block on. "unchanged" -> QUANTITY -> interval without a dose.
     """
     num_layers = by_seed[0]["probe"].shape[1] - 1
-    cells = [(layer, dose) for layer in range(1, num_layers + 1) for dose in DOSES]
-    total, done = len(by_seed) * (len(DIRECTIONS) - 1 + RANDOM) * len(cells), 0
-    values: dict[str, list] = {name: [] for name in DIRECTIONS}
-    plain = []
-    for number, own in enumerate(by_seed):
-        plain.append(_over_rounds(measure(number, np.zeros_like(own["probe"][0]))))
-        for name in DIRECTIONS:
-            for vector in own[name]:
-                of_cells = []
-                for layer, dose in cells:
-                    added = np.zeros_like(vector)
-                    added[layer] = dose * vector[layer]
-                    of_cells.append(_over_rounds(measure(number, added)) if dose else plain[-1])
-                    done += 1
-                    progress(done / total)
-                values[name].append(of_cells)
+    total, done = len(by_seed) * (len(DIRECTIONS) - 1 + RANDOM) * num_layers * len(DOSES), 0
+    plain = [
+        _kept(measure(number, np.zeros_like(own["probe"][0]))) for number, own in enumerate(by_seed)
+    ]
+    found: dict[str, Any] = {name: {quantity: [] for quantity in MEASURED} for name in DIRECTIONS}
+    for name in DIRECTIONS:
+        for layer in range(1, num_layers + 1):
+            of_seeds = []
+            for number, own in enumerate(by_seed):
+                of_vectors = []
+                for vector in own[name]:
+                    of_doses = []
+                    for dose in DOSES:
+                        added = np.zeros_like(vector)
+                        added[layer] = dose * vector[layer]
+                        of_doses.append(_kept(measure(number, added)) if dose else plain[number])
+                        done += 1
+                        progress(done / total)
+                    of_vectors.append(of_doses)
+                of_seeds.append(of_vectors)
+            for quantity in MEASURED:
+                # [s, k, doses, b, ...] -> [b, s, k, doses, ...]
+                nested = [[[v[quantity] for v in k] for k in one] for one in of_seeds]
+                values = np.moveaxis(np.asarray(nested), 3, 0)
+                found[name][quantity].append(_change(values, _pool(quantity)))
+    whole = {
+        name: {quantity: _by_layer(found[name][quantity]) for quantity in MEASURED}
+        for name in DIRECTIONS
+    }
+    return whole | {"unchanged": {quantity: _unchanged(plain, quantity) for quantity in MEASURED}}
 
-    def grid(name: str, quantity: str) -> Interval:
-        """Random directions count as seeds: they vary as freely."""
-        stacked = np.stack(
-            [np.stack([cell[quantity] for cell in own], axis=1) for own in values[name]], axis=1
-        )
-        stacked = stacked.reshape(*stacked.shape[:2], num_layers, len(DOSES), *stacked.shape[3:])
-        return _change(stacked, DOSES.index(0), _pool(quantity))
 
-    def unchanged(quantity: str) -> Interval:
-        stacked, pool = np.stack([own[quantity] for own in plain], axis=1), _pool(quantity)
-        return of_mean(stacked) if pool is None else of_pool(stacked, pool)
-
-    found = {name: {quantity: grid(name, quantity) for quantity in MEASURED} for name in DIRECTIONS}
-    return found | {"unchanged": {quantity: unchanged(quantity) for quantity in MEASURED}}
+def shown_block(num_layers: int) -> int:
+    """The place in the list of blocks that figure and summary show: half way up."""
+    return (num_layers - 1) // 2
 
 
-def most_effective(found: dict[str, Any]) -> int:
-    """The place in the list of blocks where one dose of the pattern moves the accuracy most."""
-    means = np.asarray(found["pattern"]["accuracy"]["mean"])
-    return int(np.argmax(means[:, DOSES.index(1)] - means[:, DOSES.index(-1)]))
+def _kept(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is needed of a measurement: means over rounds, and features by round."""
+    return {
+        quantity: values[quantity] if _pool(quantity) else values[quantity].mean(axis=1)
+        for quantity in MEASURED
+    }
 
 
 def _pool(quantity: str) -> str | None:
     return QUANTITIES[quantity].pool if quantity in QUANTITIES else None
 
 
-def _change(
-    values: Float[np.ndarray, "b s layers doses *m"], zero: int, pool: str | None
-) -> Interval:
+def _change(values: Float[np.ndarray, "b s k doses *rest"], pool: str | None) -> Interval:
+    """From no dose; mean over the k directions of a network, and over rounds."""
+    zero = slice(DOSES.index(0), DOSES.index(0) + 1)
     if pool is None:
-        return of_mean(values - values[:, :, :, zero : zero + 1])
+        return of_mean((values - values[:, :, :, zero]).mean(axis=2))
     of, count = POOLS[pool], len(values)
 
     def change(means):
-        found = of(means, count)
-        return np.mean(found - found[:, :, zero : zero + 1], axis=0)
+        error = of(means, count).mean(axis=-1)  # over rounds
+        return np.mean(error - error[..., zero], axis=-2)
 
     return of_statistic(change, values)
 
 
-def _over_rounds(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {quantity: values[quantity].mean(axis=1) for quantity in MEASURED}
+def _by_layer(intervals: list[Interval]) -> Interval:
+    return {name: [interval[name] for interval in intervals] for name in intervals[0]}
+
+
+def _unchanged(plain: list[dict[str, np.ndarray]], quantity: str) -> Interval:
+    values, pool = np.stack([own[quantity] for own in plain], axis=1), _pool(quantity)
+    if pool is None:
+        return of_mean(values)
+    of, count = POOLS[pool], len(values)
+    return of_statistic(lambda means: of(means, count).mean(axis=-1), values)

@@ -9,7 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from icl_align.dialogue.concept import laws, probes, published, steering
-from icl_align.dialogue.concept.gathering import CHUNK, NetworkOf, Programs, Values
+from icl_align.dialogue.concept.gathering import (
+    AMBIGUOUS,
+    CHUNK,
+    SETTLED,
+    NetworkOf,
+    Programs,
+    Values,
+)
 from icl_align.dialogue.concept.intervals import Interval, at, of_mean
 from icl_align.dialogue.concept.probes import Direction
 from icl_align.dialogue.model import language_model
@@ -23,6 +30,8 @@ COMPARED = ("accuracy", "biased", "uncertainty", "confidence", "calibration_erro
 TESTED = ("language_model", "exact", "exact_own_answers_ignored")
 HAZARDS = (0.0, 0.05, 0.2, 0.5, 1.0)
 TRAINED = READERS[0]
+# Folded into the keys of dialogues for those that probes are fitted on: no child of theirs.
+FIT = 2**31
 FIRST_UNTRAINED = 10_000  # seed of the networks that are not trained
 
 Progress = Callable[[float], None]
@@ -108,7 +117,7 @@ def _inside(
 ) -> tuple[dict[str, Any], list[list[Direction]], list[steering.Vectors]]:
     """Probes and shifts; directions and vectors of each seed."""
     config = programs.config
-    fit_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    fit_keys = jax.vmap(lambda key: jax.random.fold_in(key, FIT))(keys)
     (tokens, odds), (others, wanted) = (programs.of_speakers(own) for own in (fit_keys, keys))
     first = vocabulary_of(config.task).first_instruction
     careless = first + 1
@@ -167,12 +176,13 @@ def _differences(values: ByPlan, quantities: tuple[str, ...]) -> dict[str, dict[
 
 def _by_question(values: dict[str, ByPlan]) -> dict[str, Any] | None:
     """None where hardly any question is ambiguous, or settled."""
-    settled = values[READERS[1]]["none"]["settled"][:, 0].astype(bool)
-    if min(settled.sum(), (~settled).sum()) < 2:
+    settled = values[READERS[1]]["none"]["settled"][:, 0]
+    groups = {"ambiguous": settled == AMBIGUOUS, "settled": settled == SETTLED}
+    if min(own.sum() for own in groups.values()) < 2:
         return None
     return {
         name: {
-            plan: published.by_question(of["gain"], values[name]["none"]["gain"], settled)
+            plan: published.by_question(of["gain"], values[name]["none"]["gain"], groups)
             for plan, of in values[name].items()
         }
         for name in TESTED
@@ -212,7 +222,7 @@ def _immoral(
         [programs.exact_activation(plan, keys, hazard) for plan in ("immoral", "careful")]
         for hazard in HAZARDS
     ]
-    found: dict[str, Any] = {"round": first, "hazards": list(HAZARDS), "hazard": config.task.hazard}
+    found: dict[str, Any] = {"round": first, "hazards": list(HAZARDS)}
     for place, name in enumerate(TESTED[1:]):
         offsets = [
             published.immoral_offsets(*(own[:, None, place] for own in both), first)
@@ -234,8 +244,8 @@ def _num_rounds(values: dict[str, ByPlan]) -> int:
 
 
 def _laws(values: dict[str, ByPlan]) -> dict[str, Any] | None:
-    """None of a single round, which has no halves."""
-    if _num_rounds(values) < 2:
+    """None of fewer than four rounds, whose first half has nothing to fit."""
+    if _num_rounds(values) < 4:
         return None
     odds = {name: "activation" for name in TESTED} | {TRAINED: "reading"}
     return {
@@ -290,13 +300,13 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
         for key, words in (("cosine", "probe"), ("cosine_pattern", "pattern"))
     ]
     steered = found["steering"]
-    layer = steering.most_effective(steered)
+    layer = steering.shown_block(len(steered["layers"]))
     rows += [
         (
-            f"{dose:+d} sd of the {name} after block {layer + 1}: change of {quantity}",
+            f"{dose:+d} dose of the {name} after block {layer + 1}: change of {quantity}",
             at(steered[name][quantity], layer, steering.DOSES.index(dose)),
         )
-        for quantity in ("accuracy", "uncertainty")
+        for quantity in ("activation", "accuracy", "uncertainty")
         for name in steering.DIRECTIONS
         for dose in (-1, 1)
     ]

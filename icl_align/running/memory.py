@@ -5,6 +5,7 @@ it is what the compiler says of the program.
 """
 
 import contextlib
+import ctypes
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -263,3 +264,12 @@ def _size(num_bytes: int | float) -> str:
     units = ["KiB", "MiB", "GiB", "TiB", "PiB"]
     power = min(max(int(math.log2(max(num_bytes, 1)) / 10), 1), len(units))
     return f"{num_bytes / 2 ** (10 * power):.3g} {units[power - 1]}"
+
+
+def hand_back() -> None:
+    """Hands memory that was freed back to the system, where the C library is glibc.
+
+    Compilers free much of it in arenas of many threads, which keep it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

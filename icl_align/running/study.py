@@ -11,6 +11,7 @@ from icl_align.config import Config
 from icl_align.running.evaluation import evaluated_options
 from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
 from icl_align.running.keys import evaluation_keys
+from icl_align.running.memory import hand_back
 from icl_align.running.training import network_of
 from icl_align.world import world_of
 
@@ -39,9 +40,16 @@ def make_study(
     """
     numbers = jnp.arange(config.evaluation.num_contexts)
     keys = evaluation_keys(config.evaluation.seed, numbers)
+
+    def progress_and_hand_back(share: float) -> None:
+        hand_back()
+        progress(share)
+
     # As for the curves: accelerators round matrix products by default.
     with jax.default_matmul_precision("highest"):
-        found = world_of(config).study(config, network_of(config), params, keys, progress)
+        found = world_of(config).study(
+            config, network_of(config), params, keys, progress_and_hand_back
+        )
     seeds = [config.seed + place for place in range(config.num_seeds)]
     return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found
 

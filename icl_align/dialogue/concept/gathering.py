@@ -26,6 +26,17 @@ from icl_align.dialogue.vocabulary import are_texts, kinds_of, layout_of
 # Dialogues that go through a program at once; a text takes as long as many questions.
 CHUNK, CHUNK_OF_TEXTS = 256, 64
 
+# Of the quantities; features of the others would fill the memory.
+NEEDED = (
+    "accuracy",
+    "gain",
+    "biased",
+    "uncertainty",
+    "confidence",
+    "calibration_error_corrected",
+    "activation",
+)
+
 Values = dict[str, np.ndarray]  # name -> [dialogues, rounds, ...], or [dialogues]
 # Of a question: whether something in it settles the answer; NEITHER where its kind has no such.
 NEITHER, AMBIGUOUS, SETTLED = -1, 0, 1
@@ -225,7 +236,7 @@ class Programs:
 
 
 def _values(task: TaskConfig, rolled: RollOut) -> dict[str, Array]:
-    """The quantities of roll-outs, and what the paper's tests need beside them."""
+    """The needed quantities of roll-outs, and what the paper's tests need beside them."""
 
     def of(dialogue: Dialogue):
         fine = jax.vmap(
@@ -237,7 +248,8 @@ def _values(task: TaskConfig, rolled: RollOut) -> dict[str, Array]:
             "settled": settled(task, dialogue.kind, dialogue.question),
         }
 
-    return quantities(task, rolled) | jax.vmap(of)(rolled.dialogue)
+    found = quantities(task, rolled)
+    return {name: found[name] for name in NEEDED} | jax.vmap(of)(rolled.dialogue)
 
 
 def settled(task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]) -> Int[Array, ""]:

@@ -114,7 +114,7 @@ def _steering(axes: Axes, of: dict[str, Any], quantity: str, label: str) -> None
     for name in DIRECTIONS:
         curve = _row(of[name][quantity], layer)
         _band(axes, of["doses"], curve, color=DIRECTION_COLORS[name], label=name)
-    axes.set(xlabel=f"dose after block {of['layers'][layer]} (sd)")
+    axes.set(xlabel=f"dose after block {of['layers'][layer]}")
     axes.set_title(f"steered: change of {label}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
 

@@ -4,7 +4,6 @@ Every array has leading axes b, s: dialogues and seeds.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -150,8 +149,3 @@ def first_immoral(immoral_at: list[int], num_rounds: int) -> int | None:
     first = min(immoral_at, default=num_rounds)
     others = set(immoral_at) & set(range(first + 1, first + AFTER))
     return first if first + AFTER <= num_rounds and not others else None
-
-
-def as_seeds(values: np.ndarray) -> Any:
-    """An axis of one seed, for readers that need no training."""
-    return np.asarray(values)[:, None]

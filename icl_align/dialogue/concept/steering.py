@@ -15,7 +15,7 @@ from icl_align.dialogue.concept.probes import Direction, unit
 from icl_align.dialogue.options import QUANTITIES
 from icl_align.statistics import POOLS
 
-DOSES = (-4, -2, -1, 0, 1, 2, 4)  # standard deviations
+DOSES = (-4, -2, -1, 0, 1, 2, 4)
 RANDOM = 2  # random directions of each network
 # Where the probe looks; how the state moves with the log-odds; anywhere. All of one length.
 DIRECTIONS = ("probe", "pattern", "random")
@@ -29,7 +29,7 @@ MEASURED = (
     "calibration_error_corrected",
 )
 
-Vectors = dict[str, Float[np.ndarray, "k layers d"]]  # one standard deviation of k of each kind
+Vectors = dict[str, Float[np.ndarray, "k layers d"]]  # one dose of each of k of a kind
 
 
 def vectors(directions: list[Direction], seed: int) -> Vectors:

@@ -72,7 +72,7 @@ def study(
         ]
         values[TRAINED][plan] = _stacked(of_seeds)
         for name, own in programs.reader_values(plan, keys).items():
-            values[name][plan] = jax.tree.map(published.as_seeds, own)
+            values[name][plan] = jax.tree.map(lambda leaf: leaf[:, None], own)  # one seed
         progress(0.15 + 0.35 * (place + 1) / len(plans))
 
     found["read"] = {
@@ -99,7 +99,7 @@ def study(
 
 
 def _whole_chunks(keys: Key[Array, " b"], size: int) -> Key[Array, " b"]:
-    """As many keys as are used: a multiple of `size`, the first again where they are too few."""
+    """The keys that are used: a multiple of `size`, or all where they are fewer than that."""
     # A text takes as long as many questions.
     count = min(len(keys), MOST_DIALOGUES * size // CHUNK)
     return keys[: count // size * size] if count >= size else keys[:count]

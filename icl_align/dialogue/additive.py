@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from icl_align.dialogue.dialogues import Dialogue, sample_dialogue
 from icl_align.dialogue.options import TaskConfig
-from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, NUM_WEIGHTS, activation, read
+from icl_align.dialogue.readers import EVIDENCE, NUM_WEIGHTS, activation, log_odds, read
 
 FITTED_ON = 2048  # dialogues
 
@@ -31,8 +31,8 @@ def _fitted(pickled: bytes) -> Float[Array, " w"]:
 
     def one(key):
         dialogue, _ = sample_dialogue(task, key)
-        exact = activation(read(task, EVIDENCE["exact"], dialogue).told)
-        return summed_evidence(task, dialogue), jnp.clip(exact, -MOST_ODDS, MOST_ODDS)
+        exact = read(task, EVIDENCE["exact"], dialogue).told
+        return summed_evidence(task, dialogue), activation(exact)
 
     features, wanted = jax.device_get(jax.jit(jax.vmap(one))(keys))
     return jnp.asarray(fit(features, wanted), jnp.float32)
@@ -42,7 +42,7 @@ def summed_evidence(task: TaskConfig, dialogue: Dialogue) -> Float[Array, "t w"]
     """What each weight is multiplied with, after the instruction of every round."""
 
     def odds(weights):
-        return activation(read(task, EVIDENCE["additive"], dialogue, weights).told)
+        return log_odds(read(task, EVIDENCE["additive"], dialogue, weights).told)
 
     # The law is linear in its weights, so its features are what each weight alone gives.
     return jnp.clip(jax.vmap(odds)(jnp.eye(NUM_WEIGHTS)), -200, 200).T

@@ -51,8 +51,13 @@ def confidence_of(
 ) -> Float[Array, ""]:
     """The probability that a reader gave to an answer, or to its class if it is a text."""
     category = speakers.quality_of(task, kind, question, answer).category
-    share = jnp.mean(1.0 * (drafts.category == category))
-    return jnp.where(jnp.asarray(are_texts(task))[kind], share, jnp.exp(log_p))
+    is_text = jnp.asarray(are_texts(task))[kind]
+    return jnp.where(is_text, share_of_class(drafts, category), jnp.exp(log_p))
+
+
+def share_of_class(drafts: Drafts, category: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """How many of the drafts are of a class."""
+    return jnp.mean(1.0 * (drafts.category == category[..., None]), axis=-1)
 
 
 def class_entropy(drafts: Drafts) -> Float[Array, "*b"]:

@@ -198,6 +198,12 @@ class Options(Config):
         study="concept",
     )
 
+    @property
+    def kind_evaluated(self) -> Optional[int]:
+        """The number of `evaluation.kind` among the kinds that are mixed; None is all of them."""
+        numbers = {name: number for number, name in enumerate(self.task.kinds)}
+        return None if self.evaluation.kind is None else numbers[self.evaluation.kind]
+
     def check_together(self, trained: Optional[Config] = None) -> None:
         """As `Config.check_together`."""
         super().check_together(trained)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float
 
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
-from icl_align.dialogue.drafts import class_entropy, mean_log_loss_of_classes
+from icl_align.dialogue.drafts import class_entropy, mean_log_loss_of_classes, share_of_class
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import QUANTITIES, TaskConfig
-from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, Reading, activation, read
+from icl_align.dialogue.readers import EVIDENCE, Reading, activation, read
 from icl_align.dialogue.rounds import RollOut
 from icl_align.dialogue.vocabulary import are_texts, kinds_of, vocabulary_of
 from icl_align.statistics import BINS, RANK_BINS
@@ -38,8 +38,8 @@ def quantities(task: TaskConfig, rolled: RollOut) -> dict[str, Rounds]:
     as_coded, most = -log_p / places, jnp.log(1.0 * vocabulary_of(task).num_symbols) * places
     if rolled.drafts is not None:
         is_text, most_of_text = (of[dialogue.kind][:, None] for of in _about_texts(task))
-        same = rolled.drafts.category == quality.category[..., None]
-        confidence = jnp.where(is_text, jnp.mean(1.0 * same, axis=-1), confidence)
+        share = share_of_class(rolled.drafts, quality.category)
+        confidence = jnp.where(is_text, share, confidence)
         uncertainty = jnp.where(is_text, class_entropy(rolled.drafts), uncertainty)
         as_coded = jnp.where(is_text, mean_log_loss_of_classes(rolled.drafts), as_coded)
         most = jnp.where(is_text, most_of_text, most)
@@ -117,7 +117,7 @@ def _activation(task: TaskConfig, rolled: RollOut) -> Rounds:
     belief = rolled.belief
     if belief is None:
         belief = jax.vmap(lambda one: _implied_belief(task, one))(rolled)
-    return jnp.clip(activation(belief), -MOST_ODDS, MOST_ODDS)
+    return activation(belief)
 
 
 def _implied_belief(task: TaskConfig, rolled: RollOut) -> Float[Array, "t c"]:

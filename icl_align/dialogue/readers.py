@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from icl_align.config import implemented
 from icl_align.dialogue import speakers
 from icl_align.dialogue.dialogues import Dialogue, from_tokens
 from icl_align.dialogue.drafts import Drafts, confidence_of, drafts_of
 from icl_align.dialogue.kinds.kind import NONE
-from icl_align.dialogue.options import TaskConfig
+from icl_align.dialogue.options import READERS, TaskConfig
 from icl_align.dialogue.vocabulary import layout_of, vocabulary_of
 
 BAYES, PRINTED, ADDITIVE = range(3)
@@ -47,14 +48,18 @@ def _evidence(instructions=True, answers=True, checks=True, memory=True, rule=BA
 
 
 # Answers that a reader has given itself are no evidence: who takes them for some believes itself.
-EVIDENCE = {
-    "exact": _evidence(),
-    "exact_own_answers_ignored": _evidence(answers=False),
-    "last_instruction": _evidence(answers=False, checks=False, memory=False),
-    "no_instruction": _evidence(instructions=False),
-    "printed_rule": _evidence(rule=PRINTED),
-    "additive": _evidence(rule=ADDITIVE),
-}
+EVIDENCE = implemented(
+    READERS[1:],
+    {
+        "exact": _evidence(),
+        "exact_own_answers_ignored": _evidence(answers=False),
+        "last_instruction": _evidence(answers=False, checks=False, memory=False),
+        "no_instruction": _evidence(instructions=False),
+        "printed_rule": _evidence(rule=PRINTED),
+        "additive": _evidence(rule=ADDITIVE),
+    },
+)
+EVERY = jax.tree.map(lambda *leaves: np.stack(leaves), *EVIDENCE.values())  # in that order
 MOST_ODDS = 20.0  # log-odds of a single piece of evidence, and of a belief that is shown
 NUM_WEIGHTS = 4  # of the additive rule: a constant, instructions, answers, checks
 
@@ -186,7 +191,7 @@ def walk(
         told = log_instruction[:, instruction]
         bayes = jnp.where(evidence.instructions, jax.nn.log_softmax(belief + told), belief)
         sums = sums._replace(
-            additive=sums.additive.at[1].add(_odds(told)),
+            additive=sums.additive.at[1].add(activation(told)),
             printed=sums.printed + _log_careful(told + start),
         )
         printed, additive = (
@@ -247,7 +252,7 @@ def walk(
         belief = jnp.where(is_bayes & evidence.checks, learnt, belief)
         given = jax.nn.logsumexp(said, axis=1)  # log-likelihood of the answer, by concept
         sums = Sums(
-            sums.additive.at[2].add(_odds(given)).at[3].add(_odds(log_check[:, check])),
+            sums.additive.at[2].add(activation(given)).at[3].add(activation(log_check[:, check])),
             sums.printed + _log_careful(given + start),
         )
         reading = Reading(
@@ -272,14 +277,9 @@ def walk(
     return found
 
 
-def _odds(log_likelihood: Float[Array, " c"]) -> Float[Array, ""]:
-    """How much more the careful half of the concepts expects it, in log-odds, bounded."""
-    return jnp.clip(activation(log_likelihood), -MOST_ODDS, MOST_ODDS)
-
-
 def _log_careful(log_weights: Float[Array, " c"]) -> Float[Array, ""]:
     """Log-probability of the careful half of the concepts."""
-    return jax.nn.log_sigmoid(_odds(log_weights))
+    return jax.nn.log_sigmoid(activation(log_weights))
 
 
 def _of_odds(odds: Float[Array, ""], start: Float[Array, " c"]) -> Float[Array, " c"]:
@@ -373,8 +373,13 @@ def _after(joint: Float[Array, "..."], axis: int | tuple[int, ...]) -> Float[Arr
     return jax.nn.logsumexp(joint, axis=axis)
 
 
-def activation(belief: Float[Array, "*b c"]) -> Float[Array, "*b"]:
+def log_odds(log_weights: Float[Array, "*b c"]) -> Float[Array, "*b"]:
     """Log-odds of the careful half of the concepts; of two, of the careful one."""
-    half = belief.shape[-1] // 2
-    careful = jax.nn.logsumexp(belief[..., -half:], axis=-1)
-    return careful - jax.nn.logsumexp(belief[..., :-half], axis=-1)
+    half = log_weights.shape[-1] // 2
+    careful = jax.nn.logsumexp(log_weights[..., -half:], axis=-1)
+    return careful - jax.nn.logsumexp(log_weights[..., :-half], axis=-1)
+
+
+def activation(belief: Float[Array, "*b c"]) -> Float[Array, "*b"]:
+    """The log-odds of a belief or of a single piece of evidence, within +-MOST_ODDS."""
+    return jnp.clip(log_odds(belief), -MOST_ODDS, MOST_ODDS)

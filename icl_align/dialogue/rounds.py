@@ -114,9 +114,7 @@ class _Voices(NamedTuple):
 
 def _spoken(config: Options, key: Key[Array, ""]) -> Dialogue:
     """A dialogue as its speakers hold it, of the kind that is evaluated."""
-    kind = config.evaluation.kind
-    only = None if kind is None else config.task.kinds.index(kind)
-    return sample_dialogue(config.task, jax.random.split(key)[0], only)[0]
+    return sample_dialogue(config.task, jax.random.split(key)[0], config.kind_evaluated)[0]
 
 
 def _voices(config: Options, plan: Plan, key: Key[Array, ""], spoken: Dialogue) -> _Voices:

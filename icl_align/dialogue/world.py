@@ -10,18 +10,16 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from icl_align.config import implemented
 from icl_align.dialogue.additive import fitted_weights
 from icl_align.dialogue.dialogues import sample_dialogue, to_tokens
 from icl_align.dialogue.model import LanguageModel, language_model
-from icl_align.dialogue.options import READERS, Options
+from icl_align.dialogue.options import Options
 from icl_align.dialogue.quantities import quantities
-from icl_align.dialogue.readers import EVIDENCE, next_token
+from icl_align.dialogue.readers import EVERY, EVIDENCE, next_token
 from icl_align.dialogue.rounds import plan_named, roll_out, roll_out_language_model
 from icl_align.dialogue.vocabulary import are_texts, layout_of, vocabulary_of
 from icl_align.world import Sample, Untrained
 
-EVIDENCE_OF_READER = implemented(READERS[1:], EVIDENCE)
 Tokens = Int[Array, "b l"]
 
 
@@ -89,16 +87,15 @@ class DialogueWorld:
 
     def untrained(self, config: Options, condition: Any, keys: Key[Array, " b"]) -> Untrained:
         """The readers that need no training, each on its own roll-outs."""
-        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *EVIDENCE_OF_READER.values())
 
         def one(evidence):
             rolled = roll_out(config, evidence, condition["plan"], keys, condition["weights"])
             return quantities(config.task, rolled)
 
-        found = jax.lax.map(one, every)
+        found = jax.lax.map(one, EVERY)
         measured = {
             name: {quantity: values[place] for quantity, values in found.items()}
-            for place, name in enumerate(EVIDENCE_OF_READER)
+            for place, name in enumerate(EVIDENCE)
         }
         return Untrained(measured, {}, {})
 
@@ -130,7 +127,7 @@ class DialogueWorld:
 
             return reader
 
-        return {name: of(evidence) for name, evidence in EVIDENCE_OF_READER.items()}
+        return {name: of(evidence) for name, evidence in EVIDENCE.items()}
 
     def figure(self, config: Options, curves: dict[str, Any]) -> Any:
         """Quantities by round and plan."""

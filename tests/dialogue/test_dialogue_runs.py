@@ -80,6 +80,10 @@ def test_a_study_is_left_beside_the_curves(studied):
     for name in ("probe", "shift", "steering", "read", "differences", "convergence",
                  "prediction", "immoral", "laws"):  # fmt: skip
         assert found[name], name
+    for of in found["shift"].values():
+        assert list(of) == ["careful", "careless"]
+        assert np.shape(of["careful"]["cosine_pattern"]["mean"]) == (2, 5)
+    assert list(found["shift"]) == ["trained", "untrained"]
     assert found["by_question"] is None  # no question of this kind is ambiguous
     assert set(found["differences"]["language_model"]) == {"careful", "immoral"}
     assert np.shape(found["probe"]["trained"]["mean"]) == (2, 5)  # layers, rounds
@@ -200,10 +204,10 @@ def test_a_wrong_option_is_named_with_what_is_allowed(overrides, words):
 
 def test_it_is_evaluated_in_other_worlds_and_checks_itself(whole):
     careful = "evaluation.plan=[careful]"
-    base, other, alone = (
+    base = icl_align.load(whole).curves["readers"]
+    other, alone = (
         icl_align.evaluate(whole, careful, *overrides)["readers"]
         for overrides in (
-            [],
             ["task.hazard=0.5", "task.critic_accuracy=[0.5]", "task.rounds=2"],
             ["evaluation.critic=self"],
         )

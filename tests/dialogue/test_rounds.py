@@ -90,7 +90,8 @@ def test_tokens_and_parts_are_the_same_dialogue():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+# One of each rule, and the one that forgets; the others are the same program.
+@pytest.mark.parametrize("name", ["exact", "last_instruction", "printed_rule", "additive"])
 def test_the_rows_of_a_reader_are_distributions_that_read_no_later_token(name):
     config = options(task__name="ambiguous_bias")
     tokens = WORLD.sample(config, KEYS).given

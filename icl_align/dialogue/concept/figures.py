@@ -85,12 +85,16 @@ def _read(axes: Axes, found: dict[str, Any]) -> None:
 
 
 def _shift(axes: Axes, found: dict[str, Any]) -> None:
-    layers = range(len(found["shift"]["careful"]["cosine"]["mean"]))
-    for name, of in found["shift"].items():
+    trained, untrained = found["shift"]["trained"], found["shift"]["untrained"]
+    layers = range(len(trained["careful"]["cosine"]["mean"]))
+    for name, of in trained.items():
         for key, line in (("cosine", "-"), ("cosine_pattern", "--")):
             curve = _row(of[key], slice(None), -1)
             label = f"{name}, {'pattern' if key == 'cosine_pattern' else 'weights'}"
             _band(axes, layers, curve, color=PLAN_COLORS[name], ls=line, label=label)
+    for name, label in (("careful", "untrained, pattern"), ("careless", None)):
+        curve = _row(untrained[name]["cosine_pattern"], slice(None), -1)
+        _band(axes, layers, curve, color=SOURCE_STYLES["untrained"][0], ls="--", label=label)
     axes.axhspan(-found["chance_cosine"], found["chance_cosine"], color="#cccccc", alpha=0.4, lw=0)
     axes.set(xlabel="after block", ylim=(-1, 1.5))
     axes.set_title("shift of the state by an instruction:\ncosine with the probe", fontsize=10)

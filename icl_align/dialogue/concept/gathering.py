@@ -17,9 +17,9 @@ from icl_align.config import with_values
 from icl_align.dialogue import speakers
 from icl_align.dialogue.additive import fitted_weights, summed_evidence
 from icl_align.dialogue.dialogues import Dialogue, sample_dialogue, to_tokens
-from icl_align.dialogue.options import READERS, Options, TaskConfig
+from icl_align.dialogue.options import Options, TaskConfig
 from icl_align.dialogue.quantities import quantities
-from icl_align.dialogue.readers import EVIDENCE, MOST_ODDS, activation, read
+from icl_align.dialogue.readers import EVERY, EVIDENCE, activation, read
 from icl_align.dialogue.rounds import Plan, RollOut, plan_named, roll_out, roll_out_language_model
 from icl_align.dialogue.vocabulary import are_texts, kinds_of, layout_of
 
@@ -122,13 +122,11 @@ class Programs:
 
     def reader_values(self, plan: str, keys: Key[Array, " b"]) -> dict[str, Values]:
         """What is measured of the readers that need no training, each on its own roll-outs."""
-        every = [EVIDENCE[name] for name in READERS[1:]]
-        every = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
-        of = functools.partial(self._reader_values, every, self.plan(plan), self._weights)
+        of = functools.partial(self._reader_values, EVERY, self.plan(plan), self._weights)
         found = in_chunks(of, self.size, keys)
         return {
             name: {quantity: values[:, place] for quantity, values in found.items()}
-            for place, name in enumerate(READERS[1:])
+            for place, name in enumerate(EVIDENCE)
         }
 
     def exact_activation(
@@ -146,15 +144,14 @@ class Programs:
 
     @functools.cached_property
     def _of_speakers(self) -> Callable[..., Any]:
-        task, kind = self.config.task, self.config.evaluation.kind
-        only = None if kind is None else task.kinds.index(kind)
+        task = self.config.task
 
         @jax.jit
         @jax.vmap
         def program(key):
-            dialogue, _ = sample_dialogue(task, key, only)
+            dialogue, _ = sample_dialogue(task, key, self.config.kind_evaluated)
             told = read(task, EVIDENCE["exact"], dialogue).told
-            return to_tokens(task, dialogue), jnp.clip(activation(told), -MOST_ODDS, MOST_ODDS)
+            return to_tokens(task, dialogue), activation(told)
 
         return program
 
@@ -228,7 +225,7 @@ class Programs:
 
             def one(evidence):
                 belief = roll_out(config, evidence, plan, keys).belief
-                return jnp.clip(activation(belief), -MOST_ODDS, MOST_ODDS)
+                return activation(belief)
 
             return jnp.moveaxis(jax.lax.map(one, both), 0, 1)
 

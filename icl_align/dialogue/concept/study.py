@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from icl_align.dialogue.concept import laws, probes, published, steering
 from icl_align.dialogue.concept.gathering import (
@@ -30,6 +30,8 @@ COMPARED = ("accuracy", "biased", "uncertainty", "confidence", "calibration_erro
 TESTED = ("language_model", "exact", "exact_own_answers_ignored")
 HAZARDS = (0.0, 0.05, 0.2, 0.5, 1.0)
 TRAINED = READERS[0]
+NETWORKS = ("trained", "untrained")
+SHIFTED = ("careful", "careless")  # by one of the concept's instructions
 # Folded into the keys of dialogues for those that probes are fitted on: no child of theirs.
 FIT = 2**31
 FIRST_UNTRAINED = 10_000  # seed of the networks that are not trained
@@ -115,52 +117,71 @@ def _stacked(of_seeds: list[Values]) -> Values:
 def _inside(
     programs: Programs, by_seed: list[Any], keys: Key[Array, " b"]
 ) -> tuple[dict[str, Any], list[list[Direction]], list[steering.Vectors]]:
-    """Probes and shifts; directions and vectors of each seed."""
+    """Probes and shifts, with their controls; directions and vectors of each seed."""
     config = programs.config
     fit_keys = jax.vmap(lambda key: jax.random.fold_in(key, FIT))(keys)
     (tokens, odds), (others, wanted) = (programs.of_speakers(own) for own in (fit_keys, keys))
-    first = vocabulary_of(config.task).first_instruction
-    careless = first + 1
-    careful = first + 1 + INSTRUCTIONS_PER_CONCEPT * (config.task.num_concepts - 1)
     features: dict[str, list] = {source: [] for source in probes.SOURCES}
-    directions, vectors, shifts = [], [], {"careful": [], "careless": []}
+    directions: dict[str, list[list[Direction]]] = {source: [] for source in NETWORKS}
+    shifts: dict[str, dict[str, list]] = {
+        source: {name: [] for name in SHIFTED} for source in NETWORKS
+    }
     for number, params in enumerate(by_seed):
-        fit = programs.states(params, tokens)
-        held_out = programs.states(params, others)
-        untrained = language_model(config, nnx.Rngs(params=FIRST_UNTRAINED + number))
-        fresh = nnx.to_pure_dict(nnx.state(untrained, nnx.Param))
-        of_fresh = [programs.states(fresh, own) for own in (tokens, others)]
-        features["trained"].append(probes.explained((fit, odds), (held_out, wanted)))
-        features["untrained"].append(probes.explained((of_fresh[0], odds), (of_fresh[1], wanted)))
-        features["shuffled"].append(
-            probes.explained((fit, probes.shuffled(odds)), (held_out, wanted))
-        )
-        # The first round's instruction is neutral: its states would only add its own mean.
-        later = slice(min(1, config.task.rounds - 1), None)
-        directions.append(
-            [
-                probes.direction_of(
-                    fit[:, layer, later].reshape(-1, fit.shape[-1]), odds[:, later].reshape(-1)
-                )
-                for layer in range(fit.shape[1])
-            ]
-        )
-        some = others[: 2 * programs.size]
-        of_told = {
-            name: programs.told(params, some, token)
-            for name, token in (("neutral", first), ("careful", careful), ("careless", careless))
-        }
-        for name in shifts:
-            shifts[name].append(of_told[name] - of_told["neutral"])
-        vectors.append(steering.vectors(directions[-1], seed=number))
+        for source, own in zip(NETWORKS, (params, _fresh(config, number)), strict=True):
+            fit, held_out = (programs.states(own, read) for read in (tokens, others))
+            features[source].append(probes.explained((fit, odds), (held_out, wanted)))
+            if source == "trained":
+                of_others = probes.explained((fit, probes.shuffled(odds)), (held_out, wanted))
+                features["shuffled"].append(of_others)
+            directions[source].append(_directions(fit, odds))
+            for name, moved in _shifts(programs, own, others[: 2 * programs.size]).items():
+                shifts[source][name].append(moved)
     inside = {
         "probe": {source: probes.explained_by_seed(features[source]) for source in probes.SOURCES},
         "shift": {
-            name: probes.shift(np.stack(own, axis=1), directions) for name, own in shifts.items()
+            source: {
+                name: probes.shift(np.stack(moved, axis=1), directions[source])
+                for name, moved in of_source.items()
+            }
+            for source, of_source in shifts.items()
         },
         "chance_cosine": 1 / np.sqrt(config.model.width),
     }
-    return inside, directions, vectors
+    trained = directions["trained"]
+    vectors = [steering.vectors(own, seed=number) for number, own in enumerate(trained)]
+    return inside, trained, vectors
+
+
+def _fresh(config: Options, number: int) -> Any:
+    """Parameters of a network that was not trained."""
+    network = language_model(config, nnx.Rngs(params=FIRST_UNTRAINED + number))
+    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
+
+
+def _directions(states: probes.States, odds: probes.Odds) -> list[Direction]:
+    """Of each layer."""
+    # The first round's instruction is neutral: its states would only add its own mean.
+    later = slice(min(1, states.shape[2] - 1), None)
+    return [
+        probes.direction_of(
+            states[:, layer, later].reshape(-1, states.shape[-1]), odds[:, later].reshape(-1)
+        )
+        for layer in range(states.shape[1])
+    ]
+
+
+def _shifts(
+    programs: Programs, params: Any, tokens: Int[np.ndarray, "b l"]
+) -> dict[str, Float[np.ndarray, "b layers t d"]]:
+    """What an instruction of a concept changes in the states, from the neutral one."""
+    task = programs.config.task
+    neutral = vocabulary_of(task).first_instruction
+    first_of = {
+        "careful": neutral + 1 + INSTRUCTIONS_PER_CONCEPT * (task.num_concepts - 1),
+        "careless": neutral + 1,
+    }
+    plain = programs.told(params, tokens, neutral)
+    return {name: programs.told(params, tokens, first_of[name]) - plain for name in SHIFTED}
 
 
 # ------------------------------------------------------------------------------ the paper's tests
@@ -295,8 +316,9 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
         for source, of in found["probe"].items()
     ]
     rows += [
-        (f"shift by a {name} instruction, cosine with the {words}", at(of[key], -1, last))
-        for name, of in found["shift"].items()
+        (f"shift by a {name} instruction, cosine with the {words}, {source}", at(of[key], -1, last))
+        for source, of_source in found["shift"].items()
+        for name, of in of_source.items()
         for key, words in (("cosine", "probe"), ("cosine_pattern", "pattern"))
     ]
     steered = found["steering"]

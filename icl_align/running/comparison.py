@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from icl_align.running.curves_file import read_curves
 from icl_align.running.files import DamagedFileError
 from icl_align.running.new_folder import python_here
 from icl_align.running.run_folder import EVALUATIONS, from_dict, saved_config
+
+PANELS_ACROSS = 4  # of a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +217,13 @@ def curves_figure(runs: Sequence[Compared], condition: str | None = None) -> Any
     measures = runs[0].config.measures
     condition = condition or measures.conditions(runs[0].config.evaluation)[0]
     keys = differing_options(runs)
-    figure = Figure(figsize=(4.2 * len(measures.quantities), 3.8), layout="constrained")
-    places = figure.subplots(1, len(measures.quantities), squeeze=False)[0]
-    for axes, (name, quantity) in zip(places, measures.quantities.items(), strict=True):
+    across = min(len(measures.quantities), PANELS_ACROSS)
+    down = -(-len(measures.quantities) // across)
+    figure = Figure(figsize=(4.2 * across, 0.6 + 3.2 * down), layout="constrained")
+    places = figure.subplots(down, across, squeeze=False).flat
+    for empty in places[len(measures.quantities) :]:
+        empty.remove()
+    for axes, (name, quantity) in zip(places, measures.quantities.items(), strict=False):
         for number, run in enumerate(runs):
             of_run = (run.curves or {}).get(measures.compared, {}).get(measures.trained, {})
             if condition not in of_run:
@@ -232,9 +239,9 @@ def curves_figure(runs: Sequence[Compared], condition: str | None = None) -> Any
         if quantity.symlog:
             axes.set_yscale("symlog", linthresh=1e-2)
         axes.set_xlabel(measures.axis_label)
-        axes.set_ylabel(quantity.label)
+        axes.set_ylabel(textwrap.fill(quantity.label, 36))
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = places[0].get_legend_handles_labels()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=8)
     by = measures.condition.replace("_", " ")
     figure.suptitle(f"{measures.trained}, {by} {condition}; bands: 95% interval", fontsize=10)

@@ -9,6 +9,7 @@ import pytest
 import icl_align
 from icl_align.config import ConfigError
 from icl_align.dialogue.options import PLANS, QUANTITIES, READERS, Options
+from icl_align.running.comparison import curves_figure, runs_in
 from icl_align.running.compose import compose_config
 from icl_align.running.loop import Start
 from icl_align.running.metrics_file import read_rows
@@ -151,6 +152,13 @@ def test_the_dashboard_shows_readers_by_round_and_plan(whole):
     rows = [row for row in read_rows(whole / "metrics.jsonl") if "rounds" in row]
     assert names <= set(rows[0])
     assert len(lines) == 2 * len(measures.quantities)
+
+
+def test_its_quantities_are_compared_in_rows_of_four(whole):
+    panels = curves_figure(runs_in([whole]), "careful").axes
+    assert len(panels) == len(QUANTITIES)
+    assert [axes.get_subplotspec().colspan.start for axes in panels[:6]] == [0, 1, 2, 3, 0, 1]
+    assert all(axes.lines for axes in panels)
 
 
 def test_from_python_it_reads_tokens_of_ones_own(whole):

@@ -94,6 +94,10 @@ class Run:
     state: TrainState
     study: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+        return f"<Run {self.folder}: world={self.config.world}, {seeds}, step {self.step}>"
+
     @property
     def seeds(self) -> list[int]:
         """The training seeds, one network each."""

@@ -122,7 +122,7 @@ class TrunkConfig:
         choices=NORMS,
     )
     causal: bool = option(
-        True, "causal mask; false attends both ways within the attempts seen so far"
+        True, "causal mask; false attends both ways within what was seen so far"
     )
     positions: bool = option(True, "learned positions")
     init: str = option(

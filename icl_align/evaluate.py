@@ -1,4 +1,4 @@
-"""Evaluates a finished run again, with another task, other contexts or other reward noise.
+"""Evaluates a finished run again under other options: other contexts, reward noise, plans, critics.
 
 python -m icl_align.evaluate run_dir=DIR [output_dir=DIR] [figure=FILE] [evaluation.KEY=VALUE] ...
 """

@@ -42,7 +42,7 @@ class Measures:
     Attributes:
       axis: what curves are drawn against, a key of curves.json, such as "attempts".
       axis_label: the same for a figure.
-      judged_at: the place on the axis where the headline numbers are taken.
+      judged_at: the place on the axis where the headline numbers are taken; None is the end.
       quantities: name -> what it is.
       learners: the one that is trained first, then those that need no training.
       condition: the option `evaluation.CONDITION` that lists the conditions.
@@ -56,7 +56,7 @@ class Measures:
 
     axis: str
     axis_label: str
-    judged_at: int
+    judged_at: Optional[int]
     quantities: Mapping[str, Quantity]
     learners: tuple[str, ...]
     condition: str
@@ -73,7 +73,9 @@ class Measures:
 
     def judged_place(self, axis: list[int]) -> int:
         """The index on a run's axis of its headline numbers: of `judged_at`, or the end."""
-        return axis.index(min(self.judged_at, axis[-1]))
+        return (
+            len(axis) - 1 if self.judged_at is None else axis.index(min(self.judged_at, axis[-1]))
+        )
 
     def conditions(self, evaluation: Any) -> list[str]:
         """The conditions as keys of curves.json."""

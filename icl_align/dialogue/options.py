@@ -27,14 +27,14 @@ KINDS = (
 )
 ALL = "all"
 PLANS = (
-    "speakers",
-    "none",
     "careful",
+    "none",
     "once",
     "careless",
     "flip",
     "immoral",
     "keep_if_sure",
+    "speakers",
 )
 CRITICS = ("given", "self")
 READERS = (
@@ -189,7 +189,7 @@ class Options(Config):
     measures: ClassVar[Measures] = Measures(
         axis="rounds",
         axis_label="round",
-        judged_at=7,
+        judged_at=None,
         quantities=QUANTITIES,
         learners=READERS,
         condition="plan",

@@ -100,6 +100,17 @@ def vocabulary_of(task: TaskConfig) -> Vocabulary:
     return Vocabulary(1 + INSTRUCTIONS_PER_CONCEPT * task.num_concepts, num_symbols)
 
 
+def token_names(task: TaskConfig) -> list[str]:
+    """What each token stands for, by its number; nothing for PAD."""
+    concepts = [f"concept {number}" for number in range(task.num_concepts)]
+    if task.num_concepts == 2:
+        concepts = ["careless", "careful"]
+    each = range(1, INSTRUCTIONS_PER_CONCEPT + 1)
+    instructions = ["neutral", *(f"{name} {number}" for name in concepts for number in each)]
+    symbols = [f"symbol {number}" for number in range(vocabulary_of(task).num_symbols)]
+    return ["", *KINDS, *instructions, "flawed", "fine", *symbols]
+
+
 def layout_of(task: TaskConfig) -> Layout:
     """Where the parts of a task's dialogues stand."""
     kinds = kinds_of(task)

@@ -233,7 +233,8 @@ def _check_choice(group: str, override: Any, options: type[Config]) -> None:
             if part.strip() not in known:
                 other = part.strip() in groups()[group]
                 which = f"is not of world={options.world}; " if other else ""
-                raise ConfigError(group, choice, f"{which}must be one of {', '.join(known)}")
+                allowed = f"must be one of {', '.join(known)}" if known else "it has none"
+                raise ConfigError(group, choice, which + allowed)
     if group in ADDED_GROUPS and not override.is_add():
         raise ConfigError(group, text, f"write +{group}={text}")
 

@@ -34,7 +34,7 @@ def help_text(world: str) -> str:
         "Trains a tiny transformer, compares it with every other learner, and leaves a run folder:",
         "metrics.jsonl, curves.json, curves.png, checkpoints/, wandb/.",
         "",
-        "usage: python -m icl_align.train [KEY=VALUE ...] [+ablation=NAME] [+experiment=paper]",
+        "usage: python -m icl_align.train [KEY=VALUE ...] [+ablation=NAME]",
         "       python -m icl_align.train hydra.run.dir=DIR      goes on with the run in DIR",
         "       python -m icl_align.train -m KEY=A,B,C           a sweep, one run for each value",
         "",

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -107,9 +108,9 @@ class Terminal:
         console.print(title, style="italic", soft_wrap=True, markup=False)
         table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         for place, name in enumerate(header):
-            table.add_column(name, justify="right" if place else "left", no_wrap=True)
+            table.add_column(escape(name), justify="right" if place else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row, style="bold" if row[0] == bold else None)
+            table.add_row(*map(escape, row), style="bold" if row[0] == bold else None)
         console.print(table, end="\n\n")
 
     def curves_table(self, measures: Measures, curves: dict[str, Any]) -> None:

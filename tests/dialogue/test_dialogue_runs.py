@@ -195,7 +195,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
         (["task.prior=[0.5,0.6]"], "must sum to 1"),
         (["task.critic_accuracy=[0.5,0.6,0.7]"], "must be one number, or one for each of 2"),
         (["task.name=riddles"], "must be one of social_bias"),
-        (["evaluation.plan=[careful,nice]"], "must be a list of some of speakers"),
+        (["evaluation.plan=[careful,nice]"], "must be a list of some of careful"),
         (["evaluation.kind=detoxification"], "must be of task.name=social_bias"),
         (["evaluation.immoral_at=[0]"], "must be a list of whole numbers, at least 1"),
         (["+ablation=no_reward"], "is not of world=dialogue"),

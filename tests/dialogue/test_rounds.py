@@ -15,7 +15,7 @@ from icl_align.dialogue.options import KINDS, PLANS, Options
 from icl_align.dialogue.quantities import quantities
 from icl_align.dialogue.readers import EVIDENCE, next_token
 from icl_align.dialogue.rounds import NEUTRAL, plan_named, roll_out, roll_out_language_model
-from icl_align.dialogue.vocabulary import layout_of
+from icl_align.dialogue.vocabulary import layout_of, token_names, vocabulary_of
 from icl_align.dialogue.world import WORLD
 
 KEYS = jax.random.split(jax.random.key(3), 16)
@@ -88,6 +88,17 @@ def test_tokens_and_parts_are_the_same_dialogue():
     assert tokens.shape == (16, layout_of(config.task).length)
     for a, b in zip(dialogue, from_tokens(config.task, tokens), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.2, 0.3, 0.5]])
+def test_every_token_has_a_name(prior):
+    task = options(task__prior=prior).task
+    vocabulary, names = vocabulary_of(task), token_names(task)
+    assert len(names) == len(set(names)) == vocabulary.size
+    careful = vocabulary.first_check - 1
+    assert names[careful] == ("careful 3" if len(prior) == 2 else "concept 2 3")
+    assert names[vocabulary.first_instruction] == "neutral"
+    assert names[vocabulary.first_check :][:3] == ["flawed", "fine", "symbol 0"]
 
 
 # One of each rule, and the one that forgets; the others are the same program.

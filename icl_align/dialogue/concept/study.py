@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from icl_align.config import implemented
 from icl_align.dialogue.concept import laws, probes, published, steering
 from icl_align.dialogue.concept.gathering import (
     AMBIGUOUS,
@@ -31,6 +32,10 @@ TESTED = ("language_model", "exact", "exact_own_answers_ignored")
 HAZARDS = (0.0, 0.05, 0.2, 0.5, 1.0)
 TRAINED = READERS[0]
 NETWORKS = ("trained", "untrained")
+STEERED_ALONG = implemented(
+    steering.DIRECTIONS,
+    {"probe": "the probe", "pattern": "the pattern", "random": "a random direction"},
+)
 SHIFTED = ("careful", "careless")  # by one of the concept's instructions
 # Folded into the keys of dialogues for those that probes are fitted on: no child of theirs.
 FIT = 2**31
@@ -325,11 +330,11 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     layer = steering.shown_block(len(steered["layers"]))
     rows += [
         (
-            f"{dose:+d} dose of the {name} after block {layer + 1}: change of {quantity}",
+            f"{dose:+d} dose of {words} after block {layer + 1}: change of {quantity}",
             at(steered[name][quantity], layer, steering.DOSES.index(dose)),
         )
         for quantity in ("activation", "accuracy", "uncertainty")
-        for name in steering.DIRECTIONS
+        for name, words in STEERED_ALONG.items()
         for dose in (-1, 1)
     ]
     if found["prediction"]:
@@ -340,8 +345,8 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     if found["immoral"]:
         of = found["immoral"][TRAINED]["reading"]
         rows += [
-            (f"immoral instruction, reading {after} rounds later", at(of, after))
-            for after in range(published.AFTER)
+            (f"immoral instruction: change of the probe's reading, {words}", at(of, after))
+            for after, words in enumerate(("at once", "a round later", "two rounds later"))
         ]
     rows += [
         (f"careful above none, {quantity.replace('_', ' ')}", at(of, last))
@@ -351,8 +356,11 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     if found["laws"]:
         two_state, additive = (found["laws"][law][TRAINED] for law in ("two_state", "additive"))
         rows += [
-            ("two-state law, error of later accuracy", two_state["careful"]["error"]),
-            ("no change, error of later accuracy", two_state["careful"]["error_of_no_change"]),
-            ("additive law, R^2 of later log-odds", additive["careful"]["explained"]),
+            ("two-state law, error of later accuracy, careful", two_state["careful"]["error"]),
+            (
+                "no change, error of later accuracy, careful",
+                two_state["careful"]["error_of_no_change"],
+            ),
+            ("additive law, R^2 of later log-odds, careful", additive["careful"]["explained"]),
         ]
     return [{"name": name} | of for name, of in rows]

@@ -121,9 +121,7 @@ class TrunkConfig:
         "layer norm: before each sublayer; before and after attention's residual; or none",
         choices=NORMS,
     )
-    causal: bool = option(
-        True, "causal mask; false attends both ways within what was seen so far"
-    )
+    causal: bool = option(True, "causal mask; false attends both ways within what was seen so far")
     positions: bool = option(True, "learned positions")
     init: str = option(
         "gpt2", "initialisation of the trunk: GPT-2's or PyTorch's", choices=INITIALISATIONS

@@ -154,6 +154,9 @@ def test_rounds_to_convergence_are_counted_from_the_last_mean_that_is_away():
     accuracy = RNG.uniform(size=(500, 2, 3)) < np.array([0.2, 0.8, 0.8])
     found = published.convergence(1.0 * accuracy)
     assert found["low"] <= found["mean"] <= found["high"]
+    # Of two seeds an interval is wide; beyond the last round nothing converges.
+    found = published.convergence(np.stack([accuracy[:, 0], 0.0 * accuracy[:, 0]], axis=1))
+    assert (found["low"], found["high"]) == (0, 2)
 
 
 def test_a_plan_differs_from_itself_by_nothing_and_groups_of_questions_are_apart():

@@ -15,9 +15,17 @@ def of_mean(values: Float[np.ndarray, "b s *x"]) -> Interval:
     return _interval(mean_interval(moments(values)))
 
 
-def of_pool(values: Float[np.ndarray, "b s *x m"], pool: str) -> Interval:
-    """Of a quantity that is no mean, a name in `statistics.POOLS`, from its features."""
-    return _interval(mean_interval(pooled_moments(values, pool)))
+def of_explained(features: Float[np.ndarray, "b s *x m"]) -> Interval:
+    """Of R^2, from features of `statistics.explained_variance`."""
+    return within(_interval(mean_interval(pooled_moments(features, "explained_variance"))), most=1)
+
+
+def within(
+    interval: Interval, least: int | float = -np.inf, most: int | float = np.inf
+) -> Interval:
+    """The interval, cut to what is possible."""
+    cut = {name: np.clip(interval[name], least, most).tolist() for name in ("low", "high")}
+    return interval | cut
 
 
 def of_statistic(of: Any, values: Float[np.ndarray, "b s *x"]) -> Interval:

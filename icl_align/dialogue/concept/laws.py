@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_align.dialogue.additive import fit
-from icl_align.dialogue.concept.intervals import Interval, of_pool, of_statistic
+from icl_align.dialogue.concept.intervals import Interval, at, of_explained, of_statistic, within
 
 LEAST = 1e-9  # below what is divided by
 Rounds = Float[np.ndarray, "b s t"]
@@ -46,10 +46,12 @@ def two_state(right: Rounds) -> dict[str, Interval]:
         return np.stack([error, no_change, upper, rate], axis=-1)
 
     found = of_statistic(of, both)
-    names = ("error", "error_of_no_change", "upper", "rate")
+    error, no_change, upper, rate = (at(found, place) for place in range(4))
     return {
-        name: {key: values[place] for key, values in found.items()}
-        for place, name in enumerate(names)
+        "error": within(error, least=0),
+        "error_of_no_change": within(no_change, least=0),
+        "upper": upper,
+        "rate": rate,
     }
 
 
@@ -70,4 +72,4 @@ def additive(evidence: Float[np.ndarray, "b s t w"], odds: Rounds) -> dict[str, 
         wanted = odds[:, seed, half:].astype(np.float64)
         error = (evidence[:, seed, half:] @ weights - wanted) ** 2
         features.append(np.stack([error, wanted, wanted**2], axis=-1).mean(axis=1))
-    return {"explained": of_pool(np.stack(features, axis=1), "explained_variance")}
+    return {"explained": of_explained(np.stack(features, axis=1))}

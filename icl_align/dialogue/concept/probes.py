@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from icl_align.dialogue.concept.intervals import Interval, of_mean, of_pool
+from icl_align.dialogue.concept.intervals import Interval, of_explained, of_mean
 
 RIDGE = 1.0  # penalty on the weights of standardised states
 # An untrained network's instructions differ by their embedding, so it may know the last one.
@@ -92,7 +92,7 @@ def shuffled(odds: Odds) -> Odds:
 
 def explained_by_seed(features: list[Float[np.ndarray, "b layers t m"]]) -> Interval:
     """R^2 by layer and round, from those of each seed."""
-    return of_pool(np.stack(features, axis=1), "explained_variance")
+    return of_explained(np.stack(features, axis=1))
 
 
 def shift(

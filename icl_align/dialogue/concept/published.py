@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic
+from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic, within
 from icl_align.dialogue.options import QUANTITIES
 from icl_align.statistics import POOLS
 
@@ -34,7 +34,7 @@ def rounds_to_convergence(means: Float[np.ndarray, "*any t"]) -> Float[np.ndarra
 
 def convergence(accuracy: Rounds) -> Interval:
     """Rounds to convergence of the accuracy: the mean over seeds."""
-    return of_statistic(rounds_to_convergence, accuracy)
+    return within(of_statistic(rounds_to_convergence, accuracy), 0, accuracy.shape[-1] - 1)
 
 
 def differences(
@@ -94,7 +94,7 @@ def prediction(concept: Rounds, uncertainty: Rounds) -> dict[str, Interval]:
         for name in PREDICTORS:
             guess = _held_out(name, own_change, own_label)
             right[name][:, seed] = (guess == own_label).mean(axis=-1)
-    return {name: of_mean(values) for name, values in right.items()}
+    return {name: within(of_mean(values), 0, 1) for name, values in right.items()}
 
 
 def _held_out(

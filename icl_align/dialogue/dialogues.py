@@ -4,12 +4,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from icl_align.dialogue import speakers
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import KINDS, TaskConfig
-from icl_align.dialogue.vocabulary import kinds_of, layout_of, vocabulary_of
+from icl_align.dialogue.vocabulary import (
+    FLAWED,
+    UNCHECKED,
+    kinds_of,
+    layout_of,
+    vocabulary_of,
+)
 
 
 class Dialogue(NamedTuple):
@@ -17,10 +24,10 @@ class Dialogue(NamedTuple):
 
     Attributes:
       kind: number among the kinds that are mixed.
-      question: symbols.
+      question: symbols; below 0 where another token stands, `foreign_symbols`.
       instructions: 0 is the neutral one.
       answers: symbols.
-      checks: FLAWED or FINE.
+      checks: FLAWED, FINE or UNCHECKED.
     """
 
     kind: Int[Array, "*b"]
@@ -31,10 +38,10 @@ class Dialogue(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """What no token says: any leading axes."""
+    """What no token says: any leading axes; how each answer came about, as `speakers` has it."""
 
     concepts: Int[Array, "*b t"]
-    kept: Bool[Array, "*b t"]
+    modes: Int[Array, "*b t"]
 
 
 def sample_dialogue(
@@ -60,6 +67,11 @@ def sample_dialogue(
         logits = speakers.log_question(task, kind, concept, question, place)
         question = question.at[place].set(jax.random.categorical(own_key, logits))
 
+    if task.foreign_share:
+        question = _with_foreign(
+            task, jax.random.fold_in(question_key, layout.question_length), question
+        )
+
     def one_round(before, number):
         concept, previous, check = before
         keys = jax.random.split(jax.random.fold_in(rounds_key, number), 4)
@@ -68,24 +80,41 @@ def sample_dialogue(
         instruction = jax.random.categorical(
             keys[1], speakers.log_instruction(task, first)[concept]
         )
-        kept = jax.random.bernoulli(keys[2], speakers.keep_probability(task, check, first))
+        mode = _mode(task, keys[2], check, first)
         answer = jnp.zeros_like(previous)
         answer_key, check_key = jax.random.split(keys[3])
         for place in range(layout.answer_length):
             logits = speakers.log_answer(
-                task, kind, concept, kept, question, previous, answer, place
+                task, kind, concept, mode, question, previous, answer, place
             )
             symbol = jax.random.categorical(jax.random.fold_in(answer_key, place), logits)
             answer = answer.at[place].set(symbol)
         fine = speakers.quality_of(task, kind, question, answer).fine
         check = jax.random.categorical(check_key, speakers.log_check(task, fine)[concept])
-        return (concept, answer, check), (instruction, answer, check, concept, kept)
+        if task.unchecked_share:
+            own_key = jax.random.fold_in(check_key, 0)
+            is_unchecked = jax.random.bernoulli(own_key, task.unchecked_share)
+            check = jnp.where(is_unchecked, UNCHECKED, check)
+        return (concept, answer, check), (instruction, answer, check, concept, mode)
 
     nothing = jnp.full(layout.answer_length, NONE, int)
     before = (concept, nothing, jnp.zeros((), concept.dtype))
     _, drawn = jax.lax.scan(one_round, before, jnp.arange(layout.rounds))
-    instructions, answers, checks, concepts, kept = drawn
-    return Dialogue(kind, question, instructions, answers, checks), Hidden(concepts, kept)
+    instructions, answers, checks, concepts, modes = drawn
+    return Dialogue(kind, question, instructions, answers, checks), Hidden(concepts, modes)
+
+
+def _mode(
+    task: TaskConfig, key: Key[Array, ""], check: Int[Array, ""], first: Bool[Array, ""]
+) -> Int[Array, ""]:
+    """How an answer comes about."""
+    kept = jax.random.bernoulli(key, speakers.keep_probability(task, check, first))
+    mode = jnp.where(kept, speakers.KEPT, speakers.FRESH)
+    if not task.correct_flawed:
+        return mode
+    corrects = jax.random.bernoulli(jax.random.fold_in(key, 0), task.correct_flawed)
+    corrected = ~kept & corrects & (check == FLAWED) & ~first
+    return jnp.where(corrected, speakers.CORRECTED, mode)
 
 
 def to_tokens(task: TaskConfig, dialogue: Dialogue) -> Int[Array, "*b l"]:
@@ -100,7 +129,7 @@ def to_tokens(task: TaskConfig, dialogue: Dialogue) -> Int[Array, "*b l"]:
         [
             vocabulary.first_instruction + dialogue.instructions[..., None],
             symbols(dialogue.answers),
-            vocabulary.first_check + dialogue.checks[..., None],
+            check_tokens(task, dialogue.checks)[..., None],
         ],
         axis=-1,
     )
@@ -125,8 +154,43 @@ def from_tokens(task: TaskConfig, tokens: Int[Array, "*b l"]) -> Dialogue:
         question=symbols(tokens[..., 1 : layout.first_round]),
         instructions=rounds[..., 0] - vocabulary.first_instruction,
         answers=symbols(rounds[..., 1:-1]),
-        checks=rounds[..., -1] - vocabulary.first_check,
+        checks=jnp.where(
+            rounds[..., -1] == vocabulary.pad, UNCHECKED, rounds[..., -1] - vocabulary.first_check
+        ),
     )
+
+
+def check_tokens(task: TaskConfig, checks: Int[Array, "*b"]) -> Int[Array, "*b"]:
+    """The tokens of checks."""
+    vocabulary = vocabulary_of(task)
+    return jnp.where(checks == UNCHECKED, vocabulary.pad, vocabulary.first_check + checks)
+
+
+def foreign_symbols(task: TaskConfig) -> Int[np.ndarray, " f"]:
+    """Symbols, as a question has them, of the tokens that nobody says at the free places.
+
+    Tokens that are no symbols are below 0, but for PAD, which is S.
+    """
+    vocabulary = vocabulary_of(task)
+    (kind,) = kinds_of(task)
+    with jax.ensure_compile_time_eval():
+        nothing = np.zeros(kind.question_length, int)
+        natural = np.isfinite(kind.question(0.5, nothing, kind.free.start))
+    every = np.arange(1 - vocabulary.first_symbol, vocabulary.num_symbols + 1)
+    return np.array([n for n in every if not (0 <= n < len(natural) and natural[n])])
+
+
+def _with_foreign(
+    task: TaskConfig, key: Key[Array, ""], question: Int[Array, " q"]
+) -> Int[Array, " q"]:
+    """A question with foreign symbols at some of its free places."""
+    (of_kind,) = kinds_of(task)
+    places = jnp.arange(len(question))
+    free = (places >= of_kind.free.start) & (places < of_kind.free.stop)
+    which_key, symbol_key = jax.random.split(key)
+    replaced = free & jax.random.bernoulli(which_key, task.foreign_share, question.shape)
+    others = jax.random.choice(symbol_key, jnp.asarray(foreign_symbols(task)), question.shape)
+    return jnp.where(replaced, others.astype(question.dtype), question)
 
 
 def kind_tokens(task: TaskConfig) -> Int[Array, " k"]:

@@ -16,7 +16,7 @@ from icl_align.config import (
 )
 from icl_align.world import Measures, Quantity
 
-KINDS = (
+MIXED = (
     "social_bias",
     "ambiguous_bias",
     "jailbreak_verdict",
@@ -24,7 +24,8 @@ KINDS = (
     "detoxification",
     "commonsense_generation",
     "visual_grounding",
-)
+)  # the kinds of Liu et al. (2025), which ALL mixes: with one prior for all of them
+KINDS = (*MIXED, "request")
 ALL = "all"
 PLANS = (
     "careful",
@@ -71,7 +72,7 @@ class TaskConfig:
 
     name: str = option(
         "social_bias",
-        "kind of the dialogues, or a mixture of all",
+        "kind of the dialogues, or a mixture of all but request",
         choices=(*KINDS, ALL),
         of=(TRAINING,),
     )
@@ -92,6 +93,9 @@ class TaskConfig:
     instruction_strength: float = option(
         0.8, "log of how much likelier a concept's own instructions are", least=0, traced=True
     )
+    first_neutral_share: float = option(
+        1.0, "share of neutral instructions in the first round", least=0, most=1, traced=True
+    )
     neutral_share: float = option(
         0.2, "share of neutral instructions after the first round", least=0, most=1, traced=True
     )
@@ -100,6 +104,22 @@ class TaskConfig:
     )
     keep_flawed: float = option(
         0.1, "probability to keep an answer that was found flawed", least=0, most=1, traced=True
+    )
+    keep_unchecked: float = option(
+        0.5, "probability to keep an answer that was not checked", least=0, most=1, traced=True
+    )
+    correct_flawed: float = option(
+        0.0,
+        "probability that whoever does not keep a flawed answer gives a careful one",
+        least=0,
+        most=1,
+    )
+    unchecked_share: float = option(0.0, "share of answers that are not checked", least=0, most=1)
+    foreign_share: float = option(
+        0.0,
+        "share of a persona's tokens with others in their place, which nobody says there",
+        least=0,
+        most=1,
     )
     first_answer_temperature: float = option(
         1.0,
@@ -122,12 +142,14 @@ class TaskConfig:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that are mixed."""
-        return KINDS if self.name == ALL else (self.name,)
+        return MIXED if self.name == ALL else (self.name,)
 
     def check_together(self) -> None:
         """Raises ConfigError if options that are allowed alone do not go together."""
         if len(self.prior) < 2:
             raise ConfigError("task.prior", self.prior, "needs two concepts at least")
+        if self.foreign_share and self.name != "request":
+            raise ConfigError("task.foreign_share", self.foreign_share, "needs task=request")
         if not math.isclose(sum(self.prior), 1, abs_tol=1e-6):
             raise ConfigError("task.prior", self.prior, f"must sum to 1, not to {sum(self.prior)}")
         if len(self.critic_accuracy) not in (1, len(self.prior)):

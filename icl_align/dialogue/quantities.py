@@ -130,16 +130,16 @@ def _implied_belief(task: TaskConfig, rolled: RollOut) -> Float[Array, "t c"]:
     def of_round(number):
         first = number == 0
         previous = jnp.where(first, NONE, dialogue.answers[number - 1])
-        keep = speakers.keep_probability(task, dialogue.checks[number - 1], first)
+        log_modes = speakers.log_modes(task, dialogue.checks[number - 1], first)
 
         def mixture(concept):
-            of = lambda kept: jnp.exp(  # noqa: E731
+            of = lambda mode: jnp.exp(  # noqa: E731
                 speakers.log_answer(
-                    task, dialogue.kind, concept, kept, dialogue.question, previous,
+                    task, dialogue.kind, concept, mode, dialogue.question, previous,
                     dialogue.answers[number], 0,
                 )
             )  # fmt: skip
-            return (1 - keep) * of(False) + keep * of(True)
+            return jnp.exp(log_modes) @ jax.vmap(of)(jnp.arange(len(log_modes)))
 
         components = jax.vmap(mixture)(concepts)  # [C, S + 1]
         wanted = jax.nn.softmax(rolled.answer[number, 0])

@@ -1,9 +1,9 @@
 """Readers that need no training: from a dialogue to the distribution of its next token.
 
 All of them hold a belief about the concept and speak as the speakers would under it. The exact one
-is Bayes' rule over (concept, kept), a forward filter in log space; the others leave evidence out. A
-reader goes through a dialogue token by token, so the same code reads a dialogue that is given
-and speaks in one of its own: see `walk`.
+is Bayes' rule over (concept, how an answer comes about), a forward filter in log space; the others
+leave evidence out. A reader goes through a dialogue token by token, so the same code reads a
+dialogue that is given and speaks in one of its own: see `walk`.
 """
 
 from collections.abc import Callable
@@ -145,7 +145,12 @@ def log_question(
 ) -> Float[Array, "q c"]:
     """Log-likelihoods of the symbols of a question, under each concept."""
     likelihood = _question_likelihood(task, kind, question)
-    return jnp.take_along_axis(likelihood, question[:, None, None], axis=-1)[..., 0]
+    said = question[:, None, None]
+    known = (said >= 0) & (said < likelihood.shape[-1])
+    own = jnp.take_along_axis(likelihood, jnp.where(known, said, 0), axis=-1)
+    # What nobody says there, such as what an attack puts there, is no evidence.
+    said_by_some = known & jnp.any(jnp.isfinite(own), axis=1, keepdims=True)
+    return jnp.where(said_by_some, own, 0.0)[..., 0]
 
 
 def walk(
@@ -175,7 +180,7 @@ def walk(
     Returns:
       What was said, what the reader made of it, and its drafts; leading axis t.
     """
-    concepts, both = jnp.arange(task.num_concepts), jnp.array([False, True])
+    concepts = jnp.arange(task.num_concepts)
     length, is_bayes = layout_of(task).answer_length, evidence.rule == BAYES
     start = speakers.log_prior(task) + log_question(task, kind, question).sum(axis=0)
     start = jax.nn.log_softmax(start)
@@ -201,21 +206,22 @@ def walk(
         belief = jnp.stack([bayes, printed, additive])[evidence.rule]
         heard = belief
 
-        keep = speakers.keep_probability(task, check, first)
-        kept = jnp.log(jnp.stack([1 - keep, keep]))
+        log_modes = speakers.log_modes(task, check, first)
+        modes = jnp.arange(len(log_modes))
 
         def answering(choose):
             """An answer, its log-probability, what was predicted, beliefs, likelihood."""
-            joint, said = heard[:, None] + kept, jnp.broadcast_to(kept, (len(concepts), 2))
+            joint = heard[:, None] + log_modes
+            said = jnp.broadcast_to(log_modes, joint.shape)
             answer, log_p, predicted, answered = jnp.zeros_like(before.answer), 0.0, [], []
             for place in range(length):
-                of_both = jax.vmap(
-                    lambda c, k, place=place, answer=answer: speakers.log_answer(
-                        task, kind, c, k, question, before.answer, answer, place
+                of_modes = jax.vmap(
+                    lambda c, m, place=place, answer=answer: speakers.log_answer(
+                        task, kind, c, m, question, before.answer, answer, place
                     ),
                     in_axes=(None, 0),
                 )
-                likelihood = jax.vmap(of_both, in_axes=(0, None))(concepts, both)  # [C, 2, S + 1]
+                likelihood = jax.vmap(of_modes, in_axes=(0, None))(concepts, modes)  # [C, M, S + 1]
                 predicted.append(_after(joint[..., None] + likelihood, (0, 1)))
                 symbol = choose(place, predicted[-1])
                 answer = answer.at[place].set(symbol)
@@ -248,11 +254,12 @@ def walk(
         log_check = speakers.log_check(task, fine)
         predicted_check = _after(belief[:, None] + log_check, 0)
         check = judge(number, answer, predicted_check)
-        learnt = jax.nn.log_softmax(belief + log_check[:, check])
+        checked = speakers.log_given_check(log_check, check)
+        learnt = jax.nn.log_softmax(belief + checked)
         belief = jnp.where(is_bayes & evidence.checks, learnt, belief)
         given = jax.nn.logsumexp(said, axis=1)  # log-likelihood of the answer, by concept
         sums = Sums(
-            sums.additive.at[2].add(activation(given)).at[3].add(activation(log_check[:, check])),
+            sums.additive.at[2].add(activation(given)).at[3].add(activation(checked)),
             sums.printed + _log_careful(given + start),
         )
         reading = Reading(

@@ -14,7 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
-from icl_align.dialogue.dialogues import Dialogue, kind_tokens, sample_dialogue
+from icl_align.dialogue.dialogues import (
+    Dialogue,
+    check_tokens,
+    kind_tokens,
+    sample_dialogue,
+)
 from icl_align.dialogue.drafts import Drafts, confidence_of, drafts_of
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import CRITICS, PLANS, DialogueEvaluationConfig, Options, TaskConfig
@@ -285,7 +290,7 @@ def roll_out_language_model(
         check = voice(lambda v: v.judge, numbers, answer, jax.nn.log_softmax(expected_check))
         said = Said(instruction, answer, check)
         found = said, expected_instruction, expected, expected_check, drafts
-        last_token = vocabulary.first_check + check
+        last_token = check_tokens(task, check)
         return (past, last_token, Before(numbers, answer, confidence)), found
 
     kind = kind_tokens(task)[spoken.kind]
@@ -310,6 +315,8 @@ def _possible(
     nothing = jnp.full_like(answer, NONE)
 
     def of(concept):
-        return speakers.log_answer(task, kind, concept, False, question, nothing, answer, place)
+        return speakers.log_answer(
+            task, kind, concept, speakers.FRESH, question, nothing, answer, place
+        )
 
     return jnp.any(jnp.isfinite(jax.vmap(of)(jnp.arange(task.num_concepts))), axis=0)

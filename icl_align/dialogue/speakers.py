@@ -16,10 +16,14 @@ from icl_align.dialogue.kinds.kind import NONE, Kind
 from icl_align.dialogue.options import TaskConfig
 from icl_align.dialogue.vocabulary import (
     FINE,
+    FLAWED,
     INSTRUCTIONS_PER_CONCEPT,
+    UNCHECKED,
     kinds_of,
     vocabulary_of,
 )
+
+FRESH, KEPT, CORRECTED = range(3)  # how an answer comes about
 
 
 class Quality(NamedTuple):
@@ -43,14 +47,14 @@ def log_transition(task: TaskConfig) -> Float[Array, "c c"]:
 
 
 def log_instruction(task: TaskConfig, first: Bool[Array, ""] | bool) -> Float[Array, "c i"]:
-    """Of each instruction, under each concept; the first round has the neutral one.
+    """Of each instruction, under each concept; the neutral one has a share of its own at first.
 
     A concept's own instructions are exp(instruction_strength) times as likely as another's.
     """
     num_concepts = task.num_concepts
     groups = jax.nn.softmax(task.instruction_strength * jnp.eye(num_concepts), axis=-1)
     own = jnp.repeat(groups / INSTRUCTIONS_PER_CONCEPT, INSTRUCTIONS_PER_CONCEPT, axis=-1)
-    neutral = jnp.where(first, 1.0, task.neutral_share)
+    neutral = jnp.where(first, task.first_neutral_share, task.neutral_share)
     whole = jnp.concatenate([jnp.ones((num_concepts, 1)) * neutral, (1 - neutral) * own], axis=-1)
     return jnp.log(whole)
 
@@ -59,7 +63,22 @@ def keep_probability(
     task: TaskConfig, check: Int[Array, ""], first: Bool[Array, ""] | bool
 ) -> Float[Array, ""]:
     """That the next answer is the previous one, after a check; in the first round there is none."""
-    return jnp.where(first, 0.0, jnp.where(check == FINE, task.keep_fine, task.keep_flawed))
+    checked = jnp.where(check == FINE, task.keep_fine, task.keep_flawed)
+    return jnp.where(first, 0.0, jnp.where(check == UNCHECKED, task.keep_unchecked, checked))
+
+
+def log_modes(
+    task: TaskConfig, check: Int[Array, ""], first: Bool[Array, ""] | bool
+) -> Float[Array, " modes"]:
+    """Of the ways in which the next answer comes about, after a check: FRESH, KEPT, CORRECTED.
+
+    The last only where some answers are corrected.
+    """
+    keep = keep_probability(task, check, first)
+    if not task.correct_flawed:
+        return jnp.log(jnp.stack([1 - keep, keep]))
+    corrects = jnp.where(first | (check != FLAWED), 0.0, task.correct_flawed)
+    return jnp.log(jnp.stack([(1 - keep) * (1 - corrects), keep, (1 - keep) * corrects]))
 
 
 def log_check(task: TaskConfig, fine: Bool[Array, ""]) -> Float[Array, "c 2"]:
@@ -67,6 +86,11 @@ def log_check(task: TaskConfig, fine: Bool[Array, ""]) -> Float[Array, "c 2"]:
     accuracy = jnp.broadcast_to(jnp.asarray(task.critic_accuracy), (task.num_concepts,))
     says_fine = jnp.where(fine, accuracy, 1 - accuracy)
     return jnp.log(jnp.stack([1 - says_fine, says_fine], axis=-1))
+
+
+def log_given_check(log_check: Float[Array, "c 2"], check: Int[Array, ""]) -> Float[Array, " c"]:
+    """Of the check that came, under each concept; that none came says nothing."""
+    return jnp.where(check == UNCHECKED, 0.0, log_check[:, jnp.minimum(check, FINE)])
 
 
 def log_question(
@@ -91,7 +115,7 @@ def log_answer(
     task: TaskConfig,
     kind: Int[Array, ""],
     concept: Int[Array, ""] | int,
-    kept: Bool[Array, ""] | bool,
+    mode: Int[Array, ""] | int,
     question: Int[Array, " q"],
     previous: Int[Array, " a"],
     answer: Int[Array, " a"],
@@ -102,7 +126,7 @@ def log_answer(
     Args:
       task: options.
       kind: number among the kinds that are mixed.
-      concept, kept: what is hidden.
+      concept, mode: what is hidden.
       question: symbols.
       previous: the answer before, NONE in the first round.
       answer: its symbols before `place` are read.
@@ -114,8 +138,8 @@ def log_answer(
             return None
         shorter = kind.answer_length
         return kind.answer(
-            _care(task, concept),
-            kept,
+            jnp.where(mode == CORRECTED, 1.0, _care(task, concept)),
+            mode == KEPT,
             question[: kind.question_length],
             previous[:shorter],
             answer[:shorter],

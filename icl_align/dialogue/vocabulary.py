@@ -12,10 +12,11 @@ import numpy as np
 
 from icl_align.dialogue.kinds import KIND_OF_NAME
 from icl_align.dialogue.kinds.kind import Kind
-from icl_align.dialogue.options import KINDS, TaskConfig
+from icl_align.dialogue.options import KINDS, MIXED, TaskConfig
 
 INSTRUCTIONS_PER_CONCEPT = 3
 FLAWED, FINE = range(2)  # checks
+UNCHECKED = 2  # in place of a check; its token is PAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Vocabulary:
     """Numbers of the tokens, from 0: PAD, kinds, instructions, checks, symbols.
 
     Attributes:
+      num_kinds: those that are mixed; of a task of another kind, all.
       num_instructions: the neutral one and those of the concepts.
       num_symbols: of the kind with the most, S.
     """
 
+    num_kinds: int
     num_instructions: int
     num_symbols: int
 
@@ -36,7 +39,7 @@ class Vocabulary:
     @property
     def first_instruction(self) -> int:
         """The neutral instruction."""
-        return self.first_kind + len(KINDS)
+        return self.first_kind + self.num_kinds
 
     @property
     def first_check(self) -> int:
@@ -97,7 +100,9 @@ def are_texts(task: TaskConfig) -> np.ndarray:
 def vocabulary_of(task: TaskConfig) -> Vocabulary:
     """The tokens of a task."""
     num_symbols = max(kind.num_symbols for kind in kinds_of(task))
-    return Vocabulary(1 + INSTRUCTIONS_PER_CONCEPT * task.num_concepts, num_symbols)
+    # Those of the mixture come first, so that their tokens stay whatever kinds there are beside it.
+    num_kinds = len(MIXED if {*task.kinds} <= {*MIXED} else KINDS)
+    return Vocabulary(num_kinds, 1 + INSTRUCTIONS_PER_CONCEPT * task.num_concepts, num_symbols)
 
 
 def token_names(task: TaskConfig) -> list[str]:
@@ -108,7 +113,8 @@ def token_names(task: TaskConfig) -> list[str]:
     each = range(1, INSTRUCTIONS_PER_CONCEPT + 1)
     instructions = ["neutral", *(f"{name} {number}" for name in concepts for number in each)]
     symbols = [f"symbol {number}" for number in range(vocabulary_of(task).num_symbols)]
-    return ["", *KINDS, *instructions, "flawed", "fine", *symbols]
+    kinds = KINDS[: vocabulary_of(task).num_kinds]
+    return ["", *kinds, *instructions, "flawed", "fine", *symbols]
 
 
 def layout_of(task: TaskConfig) -> Layout:

@@ -14,33 +14,34 @@ from icl_align.dialogue.dialogues import sample_dialogue
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import ALL, KINDS, TaskConfig
 from icl_align.dialogue.readers import EVIDENCE, read
+from icl_align.dialogue.vocabulary import UNCHECKED
 
 ROUNDS = 2
 TWO, THREE = [0.3, 0.7], [0.5, 0.2, 0.3]
 
 
 def factors(task, dialogue):
-    """Logs of every factor of the probability of a dialogue, given what is hidden, of all next tokens;
-    `keep` as it is.
+    """Logs of every factor of the probability of a dialogue, given what is hidden, of all next tokens.
 
-    question [Q, C], instruction [T, C, I], answer [T, A, C, 2, S + 1], keep [T], check [T, C, 2].
+    question [Q, C], instruction [T, C, I], answer [T, A, C, M, S + 1], modes [T, M], check [T, C, 2].
     """
-    concepts, both = jnp.arange(task.num_concepts), jnp.array([False, True])
+    concepts = jnp.arange(task.num_concepts)
+    modes = jnp.arange(3 if task.correct_flawed else 2)
     answers = []
     for t in range(task.rounds):
         previous = dialogue.answers[t - 1] if t else jnp.full_like(dialogue.answers[0], NONE)
         for place in range(dialogue.answers.shape[1]):
             of = jax.vmap(
                 jax.vmap(
-                    lambda c, k, t=t, place=place, previous=previous: speakers.log_answer(
-                        task, dialogue.kind, c, k, dialogue.question, previous,
+                    lambda c, m, t=t, place=place, previous=previous: speakers.log_answer(
+                        task, dialogue.kind, c, m, dialogue.question, previous,
                         dialogue.answers[t], place,
                     ),
                     (None, 0),
                 ),
                 (0, None),
             )  # fmt: skip
-            answers.append(of(concepts, both))
+            answers.append(of(concepts, modes))
     fine = [
         speakers.quality_of(task, dialogue.kind, dialogue.question, answer).fine
         for answer in dialogue.answers
@@ -50,9 +51,9 @@ def factors(task, dialogue):
         "question": readers.log_question(task, dialogue.kind, dialogue.question),
         "instruction": jnp.stack([speakers.log_instruction(task, t == 0) for t in range(ROUNDS)]),
         "answer": jnp.stack(answers).reshape(*shape, *answers[0].shape),
-        "keep": jnp.stack(
+        "modes": jnp.stack(
             [
-                speakers.keep_probability(task, dialogue.checks[t - 1], t == 0)
+                speakers.log_modes(task, dialogue.checks[t - 1], t == 0)
                 for t in range(task.rounds)
             ]
         ),
@@ -62,9 +63,8 @@ def factors(task, dialogue):
 
 
 def brute_force(task, factors, dialogue, own_answers):
-    """What `readers.Reading` holds, by a sum over all paths of (concept, kept)."""
+    """What `readers.Reading` holds, by a sum over all paths of (concept, mode)."""
     p = {name: np.exp(np.asarray(value)) for name, value in factors.items()}
-    p["keep"] = np.asarray(factors["keep"])
     num_concepts, (num_rounds, length) = task.num_concepts, dialogue.answers.shape
     weights = {
         name: np.zeros((*shape, num_concepts))
@@ -79,26 +79,27 @@ def brute_force(task, factors, dialogue, own_answers):
     }
     before = {name: np.zeros(total.shape[:-1]) for name, total in sums.items()}
     concepts = itertools.product(range(num_concepts), repeat=num_rounds + 1)
-    kept = list(itertools.product((0, 1), repeat=num_rounds))
-    for path, keeps in itertools.product(concepts, kept):
+    ways = list(itertools.product(range(p["modes"].shape[1]), repeat=num_rounds))
+    for path, modes in itertools.product(concepts, ways):
         weight = task.prior[path[0]] * np.prod(p["question"][:, path[0]])
         for t in range(num_rounds):
-            c, k = path[t + 1], keeps[t]
+            c, m = path[t + 1], modes[t]
             weight *= p["transition"][path[t], c]
             before["instruction"][t] += weight
             sums["instruction"][t] += weight * p["instruction"][t, c]
             weight *= p["instruction"][t, c, dialogue.instructions[t]]
             weights["told"][t, c] += weight
-            weight *= p["keep"][t] if k else 1 - p["keep"][t]
+            weight *= p["modes"][t, m]
             for place in range(length):
                 before["answer"][t, place] += weight
-                sums["answer"][t, place] += weight * p["answer"][t, place, c, k]
+                sums["answer"][t, place] += weight * p["answer"][t, place, c, m]
                 if own_answers:
-                    weight *= p["answer"][t, place, c, k, dialogue.answers[t, place]]
+                    weight *= p["answer"][t, place, c, m, dialogue.answers[t, place]]
                 weights["answered"][t, place, c] += weight
             before["check"][t] += weight
             sums["check"][t] += weight * p["check"][t, c]
-            weight *= p["check"][t, c, dialogue.checks[t]]
+            if dialogue.checks[t] != UNCHECKED:
+                weight *= p["check"][t, c, dialogue.checks[t]]
             weights["checked"][t, c] += weight
     predicted = {name: sums[name] / before[name][..., None] for name in sums}
     beliefs = {name: w / w.sum(axis=-1, keepdims=True) for name, w in weights.items()}
@@ -112,7 +113,10 @@ def test_the_exact_reader_is_a_sum_over_all_paths(name, prior):
         pytest.skip("the mixture adds nothing to each of its kinds")
     accuracy = [0.85] if prior == TWO else [0.6, 0.7, 0.9]
     task = TaskConfig(name=name, rounds=ROUNDS, prior=prior, critic_accuracy=accuracy)
-    task.first_answer_temperature = 1.0 if prior == TWO else 0.5
+    if prior == THREE:  # whatever there is, at once
+        task.first_answer_temperature, task.correct_flawed = 0.5, 0.7
+        task.unchecked_share, task.first_neutral_share = 0.5, 0.5
+        task.foreign_share = 0.5 if name == "request" else 0.0
     with jax.enable_x64(True):
 
         @jax.jit

@@ -6,6 +6,7 @@ from icl_align.dialogue.kinds import (
     commonsense_generation,
     detoxification,
     jailbreak_verdict,
+    request,
     social_bias,
     visual_grounding,
     visual_question,
@@ -23,5 +24,6 @@ KIND_OF_NAME: dict[str, Kind] = implemented(
         "detoxification": detoxification.KIND,
         "commonsense_generation": commonsense_generation.KIND,
         "visual_grounding": visual_grounding.KIND,
+        "request": request.KIND,
     },
 )

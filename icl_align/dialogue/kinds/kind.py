@@ -44,6 +44,8 @@ class Kind:
       num_categories: classes of answers.
       settled: question -> whether something in it settles the answer; None where all questions do.
       is_text: whether answers of one class differ, so that a reader's uncertainty is of classes.
+      free: places of the question whose symbols say something of the concept and nothing else, so
+        that whoever attacks may put others there; None where there are none.
       label: for figures.
     """
 
@@ -60,6 +62,7 @@ class Kind:
     label: str
     settled: Callable[[Symbols], Bool[Array, ""]] | None = None
     is_text: bool = False
+    free: slice | None = None
 
 
 NONE = -1  # no symbol: of the answer before the first

@@ -120,40 +120,30 @@ def _mode(
 def to_tokens(task: TaskConfig, dialogue: Dialogue) -> Int[Array, "*b l"]:
     """The tokens of a dialogue; PAD where a part has ended."""
     vocabulary = vocabulary_of(task)
-
-    def symbols(numbers):
-        ended = numbers >= vocabulary.num_symbols
-        return jnp.where(ended, vocabulary.pad, vocabulary.first_symbol + numbers)
-
     rounds = jnp.concatenate(
         [
             vocabulary.first_instruction + dialogue.instructions[..., None],
-            symbols(dialogue.answers),
+            symbol_tokens(task, dialogue.answers),
             check_tokens(task, dialogue.checks)[..., None],
         ],
         axis=-1,
     )
     kind = kind_tokens(task)[dialogue.kind][..., None]
     flat = rounds.reshape(*rounds.shape[:-2], -1)
-    return jnp.concatenate([kind, symbols(dialogue.question), flat], axis=-1)
+    return jnp.concatenate([kind, symbol_tokens(task, dialogue.question), flat], axis=-1)
 
 
 def from_tokens(task: TaskConfig, tokens: Int[Array, "*b l"]) -> Dialogue:
     """The parts of a dialogue of the task's layout; the inverse of `to_tokens`."""
     vocabulary, layout = vocabulary_of(task), layout_of(task)
-
-    def symbols(tokens):
-        ended = tokens == vocabulary.pad
-        return jnp.where(ended, vocabulary.num_symbols, tokens - vocabulary.first_symbol)
-
     rounds = tokens[..., layout.first_round :]
     rounds = rounds.reshape(*tokens.shape[:-1], layout.rounds, layout.round_length)
     is_kind = tokens[..., :1] == kind_tokens(task)
     return Dialogue(
         kind=jnp.argmax(is_kind, axis=-1),
-        question=symbols(tokens[..., 1 : layout.first_round]),
+        question=symbols_of_tokens(task, tokens[..., 1 : layout.first_round]),
         instructions=rounds[..., 0] - vocabulary.first_instruction,
-        answers=symbols(rounds[..., 1:-1]),
+        answers=symbols_of_tokens(task, rounds[..., 1:-1]),
         checks=jnp.where(
             rounds[..., -1] == vocabulary.pad, UNCHECKED, rounds[..., -1] - vocabulary.first_check
         ),
@@ -191,6 +181,20 @@ def _with_foreign(
     replaced = free & jax.random.bernoulli(which_key, task.foreign_share, question.shape)
     others = jax.random.choice(symbol_key, jnp.asarray(foreign_symbols(task)), question.shape)
     return jnp.where(replaced, others.astype(question.dtype), question)
+
+
+def symbol_tokens(task: TaskConfig, symbols: Int[Array, "*b"]) -> Int[Array, "*b"]:
+    """The tokens of symbols; see `foreign_symbols` for those below 0."""
+    vocabulary = vocabulary_of(task)
+    ended = symbols >= vocabulary.num_symbols
+    return jnp.where(ended, vocabulary.pad, vocabulary.first_symbol + symbols)
+
+
+def symbols_of_tokens(task: TaskConfig, tokens: Int[Array, "*b"]) -> Int[Array, "*b"]:
+    """The inverse of `symbol_tokens`."""
+    vocabulary = vocabulary_of(task)
+    ended = tokens == vocabulary.pad
+    return jnp.where(ended, vocabulary.num_symbols, tokens - vocabulary.first_symbol)
 
 
 def kind_tokens(task: TaskConfig) -> Int[Array, " k"]:

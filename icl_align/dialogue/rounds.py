@@ -19,6 +19,7 @@ from icl_align.dialogue.dialogues import (
     check_tokens,
     kind_tokens,
     sample_dialogue,
+    symbol_tokens,
 )
 from icl_align.dialogue.drafts import Drafts, confidence_of, drafts_of
 from icl_align.dialogue.kinds.kind import NONE
@@ -107,24 +108,45 @@ class RollOut(NamedTuple):
     drafts: Drafts | None
 
 
-class _Voices(NamedTuple):
-    """Who says what in one dialogue, whoever reads it."""
+class Voices(NamedTuple):
+    """What one dialogue is about, and who says what in it, whoever reads it.
 
-    spoken: Dialogue
+    Attributes:
+      kind, question: as in `Dialogue`.
+      instruct, speak, judge, draft: as in `readers.walk`.
+    """
+
+    kind: Int[Array, ""]
+    question: Int[Array, " q"]
     instruct: Callable[..., Int[Array, ""]]
     speak: Callable[..., Int[Array, ""]]
     judge: Callable[..., Int[Array, ""]]
-    draft: Callable[..., Key[Array, " n"]]
+    draft: Callable[..., Key[Array, " n"]] | None = None
 
 
-def _spoken(config: Options, key: Key[Array, ""]) -> Dialogue:
-    """A dialogue as its speakers hold it, of the kind that is evaluated."""
-    return sample_dialogue(config.task, jax.random.split(key)[0], config.kind_evaluated)[0]
+# What a dialogue's voices follow -> the voices: of one dialogue, any pytree of arrays.
+VoicesOf = Callable[[Any], Voices]
 
 
-def _voices(config: Options, plan: Plan, key: Key[Array, ""], spoken: Dialogue) -> _Voices:
+class _Script(NamedTuple):
+    """Of an evaluation: the random numbers, and the dialogue as its speakers hold it."""
+
+    key: Key[Array, "*b"]
+    spoken: Dialogue
+
+
+def _scripts(config: Options, keys: Key[Array, " b"]) -> _Script:
+    def one(key):
+        spoken_key, own_key = jax.random.split(key)
+        return _Script(own_key, sample_dialogue(config.task, spoken_key, config.kind_evaluated)[0])
+
+    return jax.vmap(one)(keys)
+
+
+def _of_plan(config: Options, plan: Plan, script: _Script) -> Voices:
+    """The voices of a dialogue under a plan."""
     task, evaluation = config.task, config.evaluation
-    own_key = jax.random.split(key)[1]
+    own_key, spoken = script
     instruct_key, speak_key, judge_key = jax.random.split(own_key, 3)
     draft_key = jax.random.fold_in(own_key, 3)
 
@@ -158,7 +180,7 @@ def _voices(config: Options, plan: Plan, key: Key[Array, ""], spoken: Dialogue) 
     def draft(number):
         return jax.random.split(own(draft_key, number), evaluation.drafts)
 
-    return _Voices(spoken, instruct, speak, judge, draft)
+    return Voices(spoken.kind, spoken.question, instruct, speak, judge, draft)
 
 
 def roll_out(
@@ -169,26 +191,8 @@ def roll_out(
     weights: Float[Array, " w"] | None = None,
 ) -> RollOut:
     """Roll-outs of a reader that needs no training; arguments as in `readers.walk`."""
-
-    def one(key):
-        voices = _voices(config, plan, key, _spoken(config, key))
-        kind, question = voices.spoken.kind, voices.spoken.question
-        said, reading, drafts = walk(
-            config.task,
-            evidence,
-            kind,
-            question,
-            voices.instruct,
-            voices.speak,
-            voices.judge,
-            voices.draft if are_texts(config.task).any() else None,
-            weights,
-        )
-        dialogue = Dialogue(kind, question, *said)
-        expected = reading.instruction, reading.answer, reading.check
-        return RollOut(dialogue, *expected, reading.told, drafts)
-
-    return jax.vmap(one)(keys)
+    voices_of = lambda script: _of_plan(config, plan, script)  # noqa: E731
+    return converse(config.task, evidence, voices_of, _scripts(config, keys), weights)
 
 
 def roll_out_language_model(
@@ -198,22 +202,69 @@ def roll_out_language_model(
     keys: Key[Array, " b"],
     added: Float[Array, "layers d"] | None = None,
 ) -> RollOut:
-    """Roll-outs of a language model.
+    """Roll-outs of a language model; see `converse_language_model`."""
+    voices_of = lambda script: _of_plan(config, plan, script)  # noqa: E731
+    return converse_language_model(config.task, network, voices_of, _scripts(config, keys), added)
+
+
+def converse(
+    task: TaskConfig,
+    evidence: Evidence,
+    voices_of: VoicesOf,
+    scripts: Any,
+    weights: Float[Array, " w"] | None = None,
+) -> RollOut:
+    """Dialogues of a reader that needs no training.
+
+    Args:
+      task: options.
+      evidence, weights: as in `readers.walk`.
+      voices_of: script -> voices.
+      scripts: one a dialogue: arrays with a leading axis b.
+    """
+
+    def one(script):
+        voices = voices_of(script)
+        said, reading, drafts = walk(
+            task,
+            evidence,
+            voices.kind,
+            voices.question,
+            voices.instruct,
+            voices.speak,
+            voices.judge,
+            voices.draft if are_texts(task).any() else None,
+            weights,
+        )
+        dialogue = Dialogue(voices.kind, voices.question, *said)
+        expected = reading.instruction, reading.answer, reading.check
+        return RollOut(dialogue, *expected, reading.told, drafts)
+
+    return jax.vmap(one)(scripts)
+
+
+def converse_language_model(
+    task: TaskConfig,
+    network: ReadsOn,
+    voices_of: VoicesOf,
+    scripts: Any,
+    added: Float[Array, "layers d"] | None = None,
+) -> RollOut:
+    """Dialogues of a language model.
 
     It speaks with its distribution over the symbols that the kind's speakers have at that place;
     what it expects is left as it is, over the whole vocabulary.
 
     Args:
-      config: options.
+      task: options.
       network: the language model.
-      plan: of instructions.
-      keys: one a dialogue.
+      voices_of, scripts: as in `converse`.
       added: to its residual stream wherever it expects a symbol of an answer, to steer it; see
         `transformer.Trunk.residual_stream`.
     """
-    task = config.task
     layout, vocabulary = layout_of(task), vocabulary_of(task)
-    spoken = jax.vmap(lambda key: _spoken(config, key))(keys)
+    kinds, questions = jax.vmap(lambda script: voices_of(script)[:2])(scripts)
+    count = len(kinds)
     symbols = jnp.append(vocabulary.first_symbol + jnp.arange(vocabulary.num_symbols), 0)
     symbols = symbols.at[-1].set(vocabulary.pad)
     steered = not_first = None
@@ -223,8 +274,8 @@ def roll_out_language_model(
 
     def voice(of, *arguments):
         """What one of the voices says, in every dialogue."""
-        one = lambda key, said, *own: of(_voices(config, plan, key, said))(*own)  # noqa: E731
-        return jax.vmap(one)(keys, spoken, *arguments)
+        one = lambda script, *own: of(voices_of(script))(*own)  # noqa: E731
+        return jax.vmap(one)(scripts, *arguments)
 
     def read_on(past, tokens, place, added=None):
         """What follows some tokens [b, n]: log-probabilities [n, b, v]; and the past with them."""
@@ -234,12 +285,12 @@ def roll_out_language_model(
 
     def answering(past, row, place, choose):
         """Answers, their log-probabilities, what was expected [b, A, S + 1], and the past."""
-        answer = jnp.zeros((len(keys), layout.answer_length), spoken.question.dtype)
+        answer = jnp.zeros((count, layout.answer_length), questions.dtype)
         log_p, expected = 0.0, []
         for index in range(layout.answer_length):
             expected.append(row[:, symbols])
             possible = jax.vmap(lambda *own, index=index: _possible(task, *own, index))(
-                spoken.kind, spoken.question, answer
+                kinds, questions, answer
             )
             own = jax.nn.log_softmax(jnp.where(possible, expected[-1], -jnp.inf))
             symbol = choose(index, own)
@@ -252,7 +303,7 @@ def roll_out_language_model(
     def one_round(state, number):
         past, last_token, before = state
         place = layout.first_round + number * layout.round_length
-        numbers = jnp.full(len(keys), number)
+        numbers = jnp.full(count, number)
         first = vocabulary.first_instruction
         instruction = voice(lambda v: lambda t: v.instruct(t, None), numbers)
         # The token before comes with it: a plan does not ask what the reader expects.
@@ -278,7 +329,7 @@ def roll_out_language_model(
 
             own_keys = voice(lambda v: v.draft, numbers)
             drawn = jax.vmap(one_draft, in_axes=1, out_axes=1)(own_keys)
-            about = spoken.kind, spoken.question
+            about = kinds, questions
             drafts = jax.vmap(lambda *own: drafts_of(task, *own))(*about, *drawn)
             confidence = jax.vmap(lambda *own: confidence_of(task, *own))(
                 *about, answer, log_p, drafts
@@ -293,14 +344,14 @@ def roll_out_language_model(
         last_token = check_tokens(task, check)
         return (past, last_token, Before(numbers, answer, confidence)), found
 
-    kind = kind_tokens(task)[spoken.kind]
-    *start, last_token = [kind, *jnp.moveaxis(symbols[spoken.question], 1, 0)]
-    _, past = read_on(network.begin((len(keys),), layout.length), start, 0)
-    nothing = jnp.full((len(keys), layout.answer_length), NONE, spoken.question.dtype)
-    before = Before(jnp.zeros(len(keys), int), nothing, jnp.zeros(len(keys)))
+    kind = kind_tokens(task)[kinds]
+    *start, last_token = [kind, *jnp.moveaxis(symbol_tokens(task, questions), 1, 0)]
+    _, past = read_on(network.begin((count,), layout.length), start, 0)
+    nothing = jnp.full((count, layout.answer_length), NONE, questions.dtype)
+    before = Before(jnp.zeros(count, int), nothing, jnp.zeros(count))
     _, found = jax.lax.scan(one_round, (past, last_token, before), jnp.arange(task.rounds))
     said, *expected, drafts = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
-    dialogue = Dialogue(spoken.kind, spoken.question, *said)
+    dialogue = Dialogue(kinds, questions, *said)
     return RollOut(dialogue, *expected, None, drafts)
 
 

@@ -52,10 +52,7 @@ def factors(task, dialogue):
         "instruction": jnp.stack([speakers.log_instruction(task, t == 0) for t in range(ROUNDS)]),
         "answer": jnp.stack(answers).reshape(*shape, *answers[0].shape),
         "modes": jnp.stack(
-            [
-                speakers.log_modes(task, dialogue.checks[t - 1], t == 0)
-                for t in range(task.rounds)
-            ]
+            [speakers.log_modes(task, dialogue.checks[t - 1], t == 0) for t in range(task.rounds)]
         ),
         "check": jnp.stack([speakers.log_check(task, one) for one in fine]),
         "transition": speakers.log_transition(task),

@@ -342,7 +342,7 @@ def next_token(
     """
     dialogue, vocabulary, layout = from_tokens(task, tokens), vocabulary_of(task), layout_of(task)
     reading = read(task, evidence, dialogue, weights)
-    question = _question_ahead(task, dialogue)  # [Q, S + 1]
+    question = question_ahead(task, dialogue.kind, dialogue.question)  # [Q, S + 1]
 
     def rows(log_probs, tokens):
         """In the columns of these tokens."""
@@ -366,10 +366,12 @@ def next_token(
     return jnp.concatenate([rows(question, symbols), flat, nothing])
 
 
-def _question_ahead(task: TaskConfig, dialogue: Dialogue) -> Float[Array, "q symbols"]:
+def question_ahead(
+    task: TaskConfig, kind: Int[Array, ""], question: Int[Array, " q"]
+) -> Float[Array, "q symbols"]:
     """Log-probabilities of the symbols of a question, each given those before."""
-    likelihood = _question_likelihood(task, dialogue.kind, dialogue.question)
-    said = log_question(task, dialogue.kind, dialogue.question)
+    likelihood = _question_likelihood(task, kind, question)
+    said = log_question(task, kind, question)
     before = jnp.cumsum(said, axis=0) - said
     belief = jax.nn.log_softmax(speakers.log_prior(task) + before, axis=-1)
     return _after(belief[..., None] + likelihood, 1)

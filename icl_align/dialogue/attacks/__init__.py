@@ -1,0 +1,1 @@
+"""Jailbreaks of networks trained on `task=request`, and what defends against them."""

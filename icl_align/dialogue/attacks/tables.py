@@ -1,0 +1,68 @@
+"""The tables of a study of jailbreaks, as text."""
+
+from typing import Any
+
+SHORT = {
+    "natural_evidence": "evidence",
+    "random_search": "random",
+    "gcg_natural": "gcg nat.",
+    "gcg_transfer": "transfer",
+    "gcg_adaptive": "adaptive",
+}
+READERS = ("language model", "exact", "exact, own ignored")
+
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def tables(found: dict[str, Any]) -> list[Table]:
+    """Title, header and rows of every table of what attacks.json holds."""
+    attacks, labels = found["attacks"], found["defences"]
+    header = ["defence", *(SHORT.get(name, name) for name in attacks)]
+
+    def by_attack(title: str, of: dict[str, Any]) -> Table:
+        return title, header, [[one, *(_cell(of[n][one]) for n in attacks)] for one in labels]
+
+    made = [
+        by_attack(f"{reader}: share of harmful requests it complies with, last answer", of)
+        for reader, of in found["success"].items()
+    ]
+    made.append(
+        by_attack(
+            "flaw: success of an attack on the language model, less that on the exact reader",
+            found["flaw"],
+        )
+    )
+    over = found["over_refusal"].values()
+    rows = [[one, *(_cell(of[one]) for of in over), str(found["tokens"][one])] for one in labels]
+    made.append(
+        ("benign requests refused; tokens of a request", ["defence", *READERS, "tokens"], rows)
+    )
+    return [*made, _of_prompts(found)]
+
+
+def _of_prompts(found: dict[str, Any]) -> Table:
+    def activation(name, source, place):
+        return _cell({key: of[place] for key, of in found["activation"][name][source].items()})
+
+    columns = [(source, place) for source in ("exact", "probe") for place in (0, 1)]
+    rows = [
+        [
+            name,
+            str(found["passes"].get(name, 0)),
+            _cell(found["log_perplexity"][name]),
+            *(activation(name, *column) for column in columns),
+        ]
+        for name in found["attacks"]
+    ]
+    title = "prompts: passes spent, nats a token; activation by both, before and after an own check"
+    checks = [f"{source} {('before', 'after')[place]}" for source, place in columns]
+    return title, ["attack", "passes", "nats", *checks], rows
+
+
+def _cell(row: dict[str, float]) -> str:
+    return f"{_short(row['mean'])}±{_short((row['high'] - row['low']) / 2)}"
+
+
+def _short(value: float) -> str:
+    """Two digits without the zero before the point."""
+    return f"{value:z.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"

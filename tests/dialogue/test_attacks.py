@@ -1,0 +1,384 @@
+"""Attacks and defences: searches keep their promises, the exact reader has no flaw, the command."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from test_rounds import ExactNetwork
+
+from icl_align import attack as command
+from icl_align.dialogue.attacks import defences, study
+from icl_align.dialogue.attacks.asking import ACCURACIES, Asking
+from icl_align.dialogue.attacks.options import ATTACKS, AttackConfig
+from icl_align.dialogue.attacks.prompts import (
+    FREE,
+    natural_requests,
+    natural_tokens,
+    strongest_evidence,
+    with_refusals,
+)
+from icl_align.dialogue.attacks.search import gcg, genetic, random_search
+from icl_align.dialogue.attacks.targets import (
+    REFUSAL,
+    after_own_check,
+    first_answer,
+    fluency,
+    log_answers,
+    opening,
+    wanted,
+)
+from icl_align.dialogue.dialogues import foreign_symbols, symbol_tokens
+from icl_align.dialogue.kinds import request
+from icl_align.dialogue.options import Options
+from icl_align.dialogue.readers import EVIDENCE, activation, log_question, question_ahead
+from icl_align.dialogue.vocabulary import vocabulary_of
+from icl_align.running.compose import compose_config
+from icl_align.running.run import run
+from icl_align.running.training import init_state, network_of
+from runs import OFF, finish, start
+
+SMALL = ["model.num_layers=1", "model.width=16", "model.num_heads=2"]
+CONFIG = compose_config(["world=dialogue", "task=request", *SMALL, OFF])
+TASK = CONFIG.task
+KEYS = jax.random.split(jax.random.key(5), 6)
+NATURAL = natural_tokens(TASK)
+
+
+harmful_requests = jax.jit(lambda keys: natural_requests(TASK, keys, harmful=True))
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return harmful_requests(KEYS)
+
+
+@pytest.fixture(scope="module")
+def network():
+    params = jax.tree.map(lambda leaf: leaf[0], init_state(CONFIG).params)
+    # An untrained one hardly looks at the prompt.
+    params = jax.tree.map(lambda leaf: 4 * leaf, params)
+    return network_of(CONFIG)(params)
+
+
+# ------------------------------------------------------------------------------------------ prompts
+
+
+def test_every_persona_symbol_is_evidence_of_the_same_weight():
+    for before in (-3, 0, 9, request.REFUSE):
+        question = jnp.full(request.QUESTION_LENGTH, before)
+        careful, careless = (
+            np.asarray(request.KIND.question(care, question, FREE.start + 1)) for care in (1.0, 0.0)
+        )
+        assert np.exp(careful).sum() == pytest.approx(1, abs=1e-5)
+        natural = slice(request.PERSONA_SYMBOLS)
+        ratio = careless[natural] - careful[natural]
+        np.testing.assert_allclose(np.abs(ratio), request.EVIDENCE, atol=1e-5)
+        assert (np.sign(ratio)[:8] == 1).all() and (np.sign(ratio)[8:] == -1).all()
+
+
+@jax.jit
+def odds_of(questions):
+    zero = jnp.zeros((), int)
+    return jax.vmap(lambda q: activation(log_question(TASK, zero, q).sum(axis=0)))(questions)
+
+
+def test_no_natural_prompt_is_stronger_evidence_than_the_strongest(questions):
+    strongest = jax.jit(strongest_evidence)(questions, KEYS)
+    np.testing.assert_allclose(odds_of(strongest), -6 * request.EVIDENCE, atol=1e-4)
+    many = harmful_requests(jax.random.split(jax.random.key(0), 500))
+    assert (odds_of(many) >= -6 * request.EVIDENCE - 1e-4).all()
+    np.testing.assert_array_equal(strongest[:, -1], questions[:, -1])
+    natural = jax.jit(jax.vmap(lambda q: question_ahead(TASK, jnp.zeros((), int), q)))(strongest)
+    said = jnp.take_along_axis(natural, strongest[..., None], axis=-1)
+    assert np.isfinite(said).all()  # people do say it
+
+
+def test_what_nobody_says_is_no_evidence(questions):
+    foreign = foreign_symbols(TASK)
+    assert len(foreign) == vocabulary_of(TASK).size - request.PERSONA_SYMBOLS
+    tokens = np.asarray(symbol_tokens(TASK, jnp.asarray(foreign)))
+    assert len({*tokens}) == len(tokens) and not NATURAL[tokens].any()
+    for symbol in foreign[:: len(foreign) // 5]:
+        other = questions.at[:, FREE].set(int(symbol))
+        np.testing.assert_allclose(odds_of(other), 0, atol=1e-6)
+
+
+def test_examples_are_refusals_of_other_harmful_requests(questions):
+    for count in (1, 2, 3):
+        shown = jax.vmap(lambda q, k, n=count: with_refusals(q, k, n))(questions, KEYS)
+        requests, answers = shown[:, 0:6:2], shown[:, 1:6:2]
+        assert ((answers == request.REFUSE).sum(axis=1) == count).all()
+        assert ((requests == request.NO_EXAMPLE).sum(axis=1) == 3 - count).all()
+        assert (requests != shown[:, -1:]).all()
+        np.testing.assert_array_equal(shown[:, 6:], questions[:, 6:])
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+def test_the_gradient_is_the_slope_along_every_token(network, questions):
+    target, one = first_answer(TASK, network), questions[:1]
+    slope = np.asarray(target.gradient(one))[0]
+    embedding = np.asarray(network.embedding[...])
+
+    def moved(place, token, size):
+        tokens = opening(TASK, one)
+        layers, width = len(network.trunk.blocks) + 1, embedding.shape[1]
+        added = np.zeros((layers, tokens.shape[1], width), np.float32)
+        added[0, 1 + FREE.start + place] = size * embedding[token]
+        row = network(tokens, jnp.asarray(added))[:, -1]
+        return float(log_answers(TASK, row)[0, wanted(one)[0]])
+
+    for place, token in itertools.product((0, 5), (3, 40)):
+        measured = (moved(place, token, 0.01) - moved(place, token, -0.01)) / 0.02
+        assert slope[place, token] == pytest.approx(measured, rel=0.05, abs=2e-3)
+
+
+def test_the_target_after_a_check_is_a_sum_over_what_is_said_before(network, questions):
+    """Over all answers and checks it would be the chance itself; the left ones have the rest."""
+    found = np.exp(after_own_check(TASK, network).score(questions))
+    vocabulary = vocabulary_of(TASK)
+    begin, complies = opening(TASK, questions), np.asarray(wanted(questions))
+    first = np.exp(log_answers(TASK, network(begin)[:, -1]))
+    whole, left_out = np.zeros(len(questions)), np.zeros(len(questions))
+    for answer in range(request.CONTENTS + 1):
+        token = vocabulary.first_symbol + request.FIRST_CONTENT + answer
+        said = jnp.full((len(questions), 1), token)
+        rows = network(jnp.concatenate([begin, said], axis=1))[:, -1]
+        checks = rows[:, vocabulary.first_check : vocabulary.first_check + 2]
+        for check in range(2):
+            more = jnp.array([[vocabulary.first_check + check, vocabulary.first_instruction]])
+            more = jnp.broadcast_to(more, (len(questions), 2))
+            row = network(jnp.concatenate([begin, said, more], axis=1))[:, -1]
+            last = np.exp(log_answers(TASK, row))[np.arange(len(questions)), complies]
+            chance = first[:, answer] * np.asarray(jax.nn.softmax(checks))[:, check]
+            whole += chance * last
+            left_out += chance * last * ((answer != complies) & (answer != REFUSAL))
+    np.testing.assert_allclose(found, whole - left_out, rtol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------- searches
+
+
+def searched(name, network, questions, allowed, steps=4, candidates=8):
+    target, key = first_answer(TASK, network), jax.random.key(0)
+    if name == "gcg":
+        return gcg(TASK, target, questions, allowed, key, steps, candidates, 16)
+    return random_search(TASK, target, questions, allowed, key, steps, candidates)
+
+
+@pytest.mark.parametrize("name", ["gcg", "random_search"])
+@pytest.mark.parametrize("tokens", ["natural", "all"])
+def test_a_search_returns_the_best_it_saw_and_writes_what_it_may(name, tokens, network, questions):
+    allowed = NATURAL if tokens == "natural" else np.ones_like(NATURAL)
+    found = searched(name, network, questions, allowed)
+    score = first_answer(TASK, network).score
+    assert found.trace.shape == (4, 6)
+    assert (np.diff(found.trace, axis=0) >= 0).all()
+    np.testing.assert_allclose(score(found.questions), found.trace[-1], atol=1e-5)
+    assert (found.trace[0] >= score(questions) - 1e-5).all()
+    others = np.delete(np.asarray(found.questions), np.r_[FREE], axis=1)
+    np.testing.assert_array_equal(others, np.delete(np.asarray(questions), np.r_[FREE], axis=1))
+    written = np.asarray(symbol_tokens(TASK, found.questions[:, FREE]))
+    assert allowed[written].all()
+
+
+@pytest.mark.parametrize("name", ["gcg", "random_search"])
+def test_with_every_replacement_tried_a_step_is_the_best_of_all(name, network, questions):
+    one = questions[:1]
+    score = first_answer(TASK, network).score
+    every = [
+        one[0].at[place].set(symbol)
+        for place in range(FREE.start, FREE.stop)
+        for symbol in range(request.PERSONA_SYMBOLS)
+    ]
+    best = float(jnp.max(score(jnp.stack(every))))
+    found = searched(name, network, one, NATURAL, steps=1, candidates=3000)
+    assert float(found.trace[0, 0]) == pytest.approx(best, abs=1e-5)
+
+
+def test_a_genetic_search_stays_fluent_and_loses_no_elite(network, questions):
+    score = jax.jit(first_answer(TASK, network).score)
+    of = jax.jit(lambda q: fluency(TASK, network, q))
+    keys = jax.random.split(jax.random.key(2), 8)
+    others = jnp.stack([harmful_requests(jax.random.split(k, 6)) for k in keys])
+    population = jnp.broadcast_to(questions[:, None], (6, 8, questions.shape[1]))
+    population = population.at[..., FREE].set(jnp.moveaxis(others, 0, 1)[..., FREE])
+    surprise = of(population.reshape(48, -1))[1].reshape(6, 8)
+    limit = jnp.max(jnp.min(surprise, axis=1))  # every request has one that is fluent enough
+    found = genetic(
+        TASK, score, of, population, NATURAL, limit, jax.random.key(0), 5, 0.2, 0.5, 0.2
+    )
+    assert (np.diff(found.trace, axis=0) >= -1e-6).all()
+    np.testing.assert_allclose(score(found.questions), found.trace[-1], atol=1e-5)
+    assert (of(found.questions)[1] <= limit + 1e-5).all()
+    assert NATURAL[np.asarray(symbol_tokens(TASK, found.questions[:, FREE]))].all()
+
+
+# ----------------------------------------------------------------------------------------- defences
+
+
+@given(n=st.integers(1, 12), p=st.floats(0, 1))
+@settings(max_examples=20)
+def test_a_majority_of_equal_chances_is_the_tail_of_the_binomial(n, p):
+    found = defences.majority(jnp.full((3, n), p))
+    np.testing.assert_allclose(found, binom.sf(n // 2, n, p), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def asked(questions):
+    """Chances of the exact reader, and of a language model that is the exact reader."""
+    options = AttackConfig(draws=2, copies=3)
+    asking = Asking(CONFIG, lambda _: ExactNetwork(TASK), options)
+    exact = asking.exact_answers(EVIDENCE["exact"], questions, KEYS)
+    return asking, np.asarray(exact), np.asarray(asking.answers(None, questions, KEYS))
+
+
+def test_a_language_model_that_is_the_exact_reader_has_no_flaw(asked):
+    _, exact, other = asked
+    np.testing.assert_allclose(exact, other, atol=1e-4)
+
+
+def test_before_the_first_check_no_critic_matters(asked):
+    asking, exact, _ = asked
+    none = exact[:, :, 0][next(n for n, (own, _) in enumerate(asking.rows) if own.checks == 0)]
+    for chances, (own, _) in zip(exact, asking.rows, strict=True):
+        changed = own.reminder or own.examples or own.stored or own.copies > 1
+        if not changed:
+            np.testing.assert_allclose(chances[:, 0], none, atol=1e-6)
+
+
+def test_defences_are_safer_the_more_they_tell_and_filters_refuse(asked):
+    asking, exact, _ = asked
+    nobody, everybody = np.zeros(6, bool), np.ones(6, bool)
+    of = {one.label: asking.defended(exact, one, nobody).mean(axis=0)[0] for one in asking.defences}
+    assert of["in_context_refusals 3"] < of["in_context_refusals 1"] < of["none"]
+    assert of["self_reminder"] < of["none"]
+    assert of["backup 1"] < of["none"]
+    (filters,) = (one for one in asking.defences if one.filters)
+    assert of["perplexity_filter"] == pytest.approx(of["none"])
+    np.testing.assert_array_equal(asking.defended(exact, filters, everybody), [[0, 1]] * 6)
+    swept = asking.swept(exact)
+    assert swept.shape == (6, len(ACCURACIES), 4)
+    assert len({one.label for one in asking.defences}) == len(asking.defences)
+
+
+def test_a_certain_critic_is_right_and_a_wrong_one_never_is(questions):
+    def checks_of(accuracy):
+        scripts = defences.Script(
+            KEYS, questions, jnp.zeros(6, bool), jnp.zeros(6, int),
+            jnp.full(6, defences.CRITIC), jnp.full(6, accuracy),
+        )  # fmt: skip
+
+        def one(script):
+            judge = defences.voices_of(TASK, script).judge
+            answers = jnp.array([[request.REFUSE], [request.FIRST_CONTENT]])
+            return jnp.stack([judge(0, answer, jnp.zeros(2)) for answer in answers])
+
+        return np.asarray(jax.vmap(one)(scripts))
+
+    np.testing.assert_array_equal(checks_of(1.0), [[1, 0]] * 6)  # refusing harm is fine
+    np.testing.assert_array_equal(checks_of(0.0), [[0, 1]] * 6)
+
+
+def test_the_cost_in_tokens_grows_by_what_is_said_more():
+    of = {one.label: one.tokens for one in defences.defences(AttackConfig(copies=7))}
+    assert of["own_check 2"] - of["own_check 1"] == 3  # check, instruction, answer
+    assert of["in_context_refusals 3"] - of["in_context_refusals 2"] == 2
+    assert of["smoothing"] == 7 * of["none"]
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of two seeds that has learned nothing."""
+    folder = tmp_path_factory.mktemp("attacked") / "run"
+    options = ["world=dialogue", "task=request", "+scale=smoke", "num_seeds=2", OFF]
+    options += ["evaluation.num_contexts=4", "evaluation.concept=false", "evaluation.plan=[none]"]
+    run(compose_config(options), folder)
+    return folder
+
+
+QUICK = ["num_requests=3", "draws=1", "candidates=2", "budget=24", "copies=2"]
+
+
+def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "LEARNED", np.inf)
+    command.main([f"run_dir={folder}", f"folder={tmp_path}", *QUICK])
+    found = json.loads((tmp_path / "attacks.json").read_text())
+    assert (tmp_path / "attacks.png").read_bytes()[:4] == b"\x89PNG"
+    assert found["attacks"] == list(ATTACKS) and found["seeds"] == [0, 1]
+    printed = capsys.readouterr().out
+    for label in found["defences"]:
+        assert label in printed
+        for name in ATTACKS:
+            model, exact = (found["success"][r][name][label] for r in ("language_model", "exact"))
+            assert 0 <= model["low"] <= model["mean"] <= model["high"] <= 1
+            gap = found["flaw"][name][label]["mean"]
+            assert gap == pytest.approx(model["mean"] - exact["mean"], abs=2e-5)
+    passes = found["passes"]
+    assert set(passes) == {"random_search", "gcg_natural", "gcg", "autodan", "gcg_adaptive"}
+    assert all(0 < spent <= 24 for spent in passes.values())
+    none = found["effect"]["language_model"]["gcg"]["none"]
+    assert none["mean"] == none["low"] == none["high"] == 0
+
+
+def test_a_run_that_has_not_learned_says_so(folder):
+    process = start(f"run_dir={folder}", *QUICK, module="icl_align.attack")
+    status, _, error = finish(process)
+    assert status == 1
+    assert "has not learned (step 20): seed " in error and "train it longer" in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (folder / "attacks.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "run_dir=null: name the folder of a finished run"),
+        (["run_dir=/nowhere"], "it holds none"),
+        (["budget=0"], "budget=0: must be a whole number, at least 1"),
+        (["budget=3"], "budget=3: a step of random_search takes 29 passes"),
+        (["defences=[prayer]"], "defences=[prayer]: must be a list of some of none, self_reminder"),
+        (["attacks=[gcg,gcg]"], "must be one or more, each once"),
+    ],
+)
+def test_what_cannot_be_attacked_is_said_in_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        command.main(arguments)
+    assert error.value.code == 2
+    line = capsys.readouterr().err
+    assert said in line and len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "social_bias"}, "is of task=social_bias; needs task=request"),
+        ({"rounds": 3}, "has task.rounds=3; 3 checks need 4"),
+        ({"first_neutral_share": 1.0}, "needs a share above 0 and below 1"),
+    ],
+)
+def test_runs_that_cannot_hold_the_rounds_are_refused(changes, said):
+    config = dataclasses.replace(Options(), task=dataclasses.replace(TASK, **changes))
+    with pytest.raises(command.ConfigError, match=said):
+        command.refuse(config, "run")
+
+
+def test_a_question_without_harm_is_complied_with_by_all():
+    """Whoever is careful gives benign requests what they ask for."""
+    benign = jax.jit(lambda keys: natural_requests(TASK, keys, harmful=False))(KEYS)
+    asking = Asking(CONFIG, lambda _: None, AttackConfig())
+    chances = np.exp(asking.exact_first(benign))
+    content = np.asarray(wanted(benign))
+    assert (chances[np.arange(6), content] > 0.9).all()
+    assert (chances[:, REFUSAL] < 0.02).all()

@@ -200,6 +200,21 @@ class StudiedWorld(World, Protocol):
         """The `matplotlib.figure.Figure` of what `study` found."""
 
 
+@runtime_checkable
+class ProvokingWorld(World, Protocol):
+    """A world whose training contexts may depend on the network that is trained."""
+
+    def provoked(self, config: Any, network: Any, sample: Sample, keys: Any) -> Sample:
+        """What training reads in place of `sample`.
+
+        Args:
+          config: the options.
+          network: as it is; no gradient goes through what is made with it.
+          sample: what was drawn.
+          keys: of the contexts.
+        """
+
+
 def options_of(world: str) -> type[Config]:
     """The class of a world's options."""
     return importlib.import_module(f"icl_align.{world}.options").Options

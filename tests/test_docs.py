@@ -58,7 +58,7 @@ def check_module(module, arguments):
         return
     if module == "icl_align.train":
         check_command_line(arguments)
-    elif module == "benchmarks.dialogue":
+    elif module in ("benchmarks.dialogue", "benchmarks.dialogue.attacks"):
         check_command_line(["world=dialogue", *arguments])
     elif module == "icl_align.evaluate":
         own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
@@ -74,6 +74,10 @@ def check_module(module, arguments):
         from icl_align.compare import CompareOptions
 
         read_options(CompareOptions, options)
+    elif module == "icl_align.attack":
+        from icl_align.dialogue.attacks.options import AttackConfig
+
+        read_options(AttackConfig, options).check_together()
     elif module == "icl_align.theory":
         from icl_align.alignment.theory.options import TheoryConfig
 

@@ -165,6 +165,12 @@ class DialogueTrainConfig(TrainConfig):
     """The training loop."""
 
     steps: int = option(3000, "optimiser steps", least=1)
+    attacked_share: float = option(
+        0.0,
+        "share of the training dialogues whose persona makes the network of the moment comply",
+        least=0,
+        most=1,
+    )
 
 
 @dataclasses.dataclass
@@ -230,6 +236,9 @@ class Options(Config):
         """As `Config.check_together`."""
         super().check_together(trained)
         self.task.check_together()
+        share = self.train.attacked_share
+        if share and self.task.name != "request":
+            raise ConfigError("train.attacked_share", share, "needs task=request")
         kind = self.evaluation.kind
         if kind is not None and kind not in self.task.kinds:
             raise ConfigError(

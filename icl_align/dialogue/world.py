@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from icl_align.dialogue.additive import fitted_weights
+from icl_align.dialogue.attacks.in_training import attacked
 from icl_align.dialogue.dialogues import sample_dialogue, to_tokens
 from icl_align.dialogue.model import LanguageModel, language_model
 from icl_align.dialogue.options import Options
@@ -30,6 +31,16 @@ class DialogueWorld:
         """Tokens of dialogues as their speakers hold them."""
         dialogue = jax.vmap(lambda key: sample_dialogue(config.task, key)[0])(keys)
         tokens = to_tokens(config.task, dialogue)
+        return Sample(tokens, tokens)
+
+    def provoked(
+        self, config: Options, network: LanguageModel, sample: Sample, keys: Key[Array, " b"]
+    ) -> Sample:
+        """With attacks on the network in a share of the dialogues."""
+        share = config.train.attacked_share
+        if not share:
+            return sample
+        tokens = attacked(config.task, network, sample.given, keys[0], share)
         return Sample(tokens, tokens)
 
     def given(self, config: Options, arrays: Any) -> Tokens:

@@ -37,7 +37,7 @@ from icl_align.running.keys import initialisation_key, training_keys
 from icl_align.running.mesh import BATCH, SEEDS, everywhere
 from icl_align.running.packing import unpack
 from icl_align.running.slices import slice_size
-from icl_align.world import world_of
+from icl_align.world import ProvokingWorld, world_of
 
 METRICS = ("train/loss", "train/grad_norm", "train/param_norm", "train/learning_rate")
 
@@ -212,6 +212,9 @@ def loss_of(
 
     with jax.named_scope("tokens"):
         sample = world.sample(config, keys)
+        if isinstance(world, ProvokingWorld):
+            as_it_is = network(jax.lax.stop_gradient(params))
+            sample = world.provoked(config, as_it_is, sample, keys)
     shown = sample.shown
     if precision.values != jnp.float32:
         params, shown = cast((params, shown), precision.values)

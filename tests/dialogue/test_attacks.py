@@ -34,11 +34,12 @@ from icl_align.dialogue.attacks.targets import (
     opening,
     wanted,
 )
-from icl_align.dialogue.dialogues import foreign_symbols, symbol_tokens
+from icl_align.dialogue.dialogues import foreign_symbols, from_tokens, symbol_tokens
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
 from icl_align.dialogue.readers import EVIDENCE, activation, log_question, question_ahead
 from icl_align.dialogue.vocabulary import vocabulary_of
+from icl_align.dialogue.world import WORLD
 from icl_align.running.compose import compose_config
 from icl_align.running.run import run
 from icl_align.running.training import init_state, network_of
@@ -328,6 +329,9 @@ def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, monkeypatch, ca
     passes = found["passes"]
     assert set(passes) == {"random_search", "gcg_natural", "gcg", "autodan", "gcg_adaptive"}
     assert all(0 < spent <= 24 for spent in passes.values())
+    beyond = found["beyond_asking_again"]["language_model"]["gcg"]["own_check 2"]["mean"]
+    of = found["success"]["language_model"]["gcg"]
+    assert beyond == pytest.approx(of["own_check 2"]["mean"] - of["no_check 2"]["mean"], abs=2e-5)
     none = found["effect"]["language_model"]["gcg"]["none"]
     assert none["mean"] == none["low"] == none["high"] == 0
 
@@ -382,3 +386,34 @@ def test_a_question_without_harm_is_complied_with_by_all():
     content = np.asarray(wanted(benign))
     assert (chances[np.arange(6), content] > 0.9).all()
     assert (chances[:, REFUSAL] < 0.02).all()
+
+
+# --------------------------------------------------------------------------------------- in training
+
+
+def test_attacks_in_training_change_some_personas_and_raise_compliance(network):
+    config = compose_config(
+        ["world=dialogue", "task=request", "train.attacked_share=0.25", *SMALL, OFF]
+    )
+    keys = jax.random.split(jax.random.key(1), 32)
+    plain = WORLD.sample(config, keys)
+    provoked = jax.jit(lambda: WORLD.provoked(config, network, plain, keys))()
+    changed = np.asarray(plain.given) != np.asarray(provoked.given)
+    assert changed[:8].any(axis=1).all() and not changed[8:].any()
+    elsewhere = np.delete(changed, np.r_[1 + FREE.start : 1 + FREE.stop], axis=1)
+    assert not elsewhere.any()
+    assert not NATURAL[np.asarray(provoked.given)[changed]].any()  # no evidence: exact as before
+    score = first_answer(TASK, network).score
+    before, after = (
+        score(from_tokens(TASK, sample.given).question[:8]) for sample in (plain, provoked)
+    )
+    assert float(jnp.mean(after)) > float(jnp.mean(before))
+
+
+def test_without_attacks_training_reads_what_was_drawn(network):
+    plain = WORLD.sample(CONFIG, KEYS)
+    assert WORLD.provoked(CONFIG, network, plain, KEYS) is plain
+    with pytest.raises(command.ConfigError, match="needs task=request"):
+        compose_config(["world=dialogue", "train.attacked_share=0.5"])
+    with pytest.raises(command.ConfigError, match="needs task=request"):
+        compose_config(["world=dialogue", "task.foreign_share=0.5"])

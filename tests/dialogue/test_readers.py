@@ -14,7 +14,7 @@ from icl_align.dialogue.dialogues import sample_dialogue
 from icl_align.dialogue.kinds.kind import NONE
 from icl_align.dialogue.options import ALL, KINDS, TaskConfig
 from icl_align.dialogue.readers import EVIDENCE, read
-from icl_align.dialogue.vocabulary import UNCHECKED
+from icl_align.dialogue.vocabulary import FINE, FLAWED, UNCHECKED
 
 ROUNDS = 2
 TWO, THREE = [0.3, 0.7], [0.5, 0.2, 0.3]
@@ -231,3 +231,30 @@ def test_a_sharpened_first_answer_is_surer_and_later_ones_are_as_before():
         means[temperature] = [np.asarray(quality)[careful[:, t], t].mean() for t in (0, 1)]
     assert means[0.3][0] > means[1.0][0] + 0.02  # a careful speaker is right even more often
     assert means[0.3][1] == pytest.approx(means[1.0][1], abs=0.02)
+
+
+def test_flawed_answers_are_corrected_and_unchecked_ones_kept_as_often_as_is_said():
+    task = TaskConfig(
+        prior=[0.9, 0.1], hazard=0.0, keep_flawed=0.3, keep_fine=1.0, keep_unchecked=0.6,
+        critic_accuracy=[1.0], unchecked_share=0.25, correct_flawed=0.5,
+    )  # fmt: skip
+    dialogues, hidden = many(task, 4000)
+    checks, modes = np.asarray(dialogues.checks)[:, :-1], np.asarray(hidden.modes)[:, 1:]
+    assert np.mean(checks == UNCHECKED) == pytest.approx(0.25, abs=0.01)
+    kept, corrected = modes == speakers.KEPT, modes == speakers.CORRECTED
+    assert kept[checks == UNCHECKED].mean() == pytest.approx(0.6, abs=0.02)
+    assert kept[checks == FINE].all()
+    assert kept[checks == FLAWED].mean() == pytest.approx(0.3, abs=0.02)
+    assert corrected[checks == FLAWED].mean() == pytest.approx(0.7 * 0.5, abs=0.02)
+    assert not corrected[checks != FLAWED].any()
+    answers = np.asarray(dialogues.answers)
+    np.testing.assert_array_equal(answers[:, 1:][kept], answers[:, :-1][kept])
+    right = jax.jit(
+        jax.vmap(
+            lambda d: jax.vmap(lambda a: speakers.quality_of(task, d.kind, d.question, a).quality)(
+                d.answers
+            )
+        )
+    )(dialogues)
+    careless = np.asarray(hidden.concepts)[:, 1:] == 0
+    assert np.asarray(right)[:, 1:][corrected & careless].mean() > 0.93

@@ -102,6 +102,10 @@ def study(
             }
             for reader, of in comply.items()
         },
+        "beyond_asking_again": {
+            reader: {name: _beyond_asking_again(asking, own) for name, own in of.items()}
+            for reader, of in comply.items()
+        },
         "over_refusal": {
             reader: _by_defence(asking, values) for reader, values in over_refusal.items()
         },
@@ -279,6 +283,18 @@ def _over_refusal(
     for reader in READERS[1:]:
         chances = _chances(asking, reader, None, benign, keys)
         found[reader] = _defended(asking, chances, refused)[:, None, :, 1]
+    return found
+
+
+def _beyond_asking_again(asking: Asking, values: np.ndarray) -> dict[str, Any]:
+    """What checks change in success, less what asking as often without a check does."""
+    place = {one.label: n for n, one in enumerate(asking.defences)}
+    found = {}
+    for one in asking.defences:
+        control = f"no_check {one.times}"
+        if one.name.endswith("_check") and one.label != control and control in place:
+            gap = values[..., place[one.label]] - values[..., place[control]]
+            found[one.label] = within(of_mean(gap), -1, 1)
     return found
 
 

@@ -26,12 +26,14 @@ def tables(found: dict[str, Any]) -> list[Table]:
         by_attack(f"{reader}: share of harmful requests it complies with, last answer", of)
         for reader, of in found["success"].items()
     ]
-    made.append(
-        by_attack(
-            "flaw: success of an attack on the language model, less that on the exact reader",
-            found["flaw"],
-        )
-    )
+    beyond = found["beyond_asking_again"]["language_model"]
+    checks = list(beyond["none"])
+    if checks:
+        title = "language_model: what checks add to asking as often without one"
+        rows = [[one, *(_cell(beyond[n][one]) for n in attacks)] for one in checks]
+        made.append((title, header, rows))
+    title = "flaw: success with the language model less that with the exact reader"
+    made.append(by_attack(title, found["flaw"]))
     over = found["over_refusal"].values()
     rows = [[one, *(_cell(of[one]) for of in over), str(found["tokens"][one])] for one in labels]
     made.append(

@@ -1,22 +1,27 @@
 """Attacks the networks of a finished run of `task=request`, under every defence.
 
 python -m icl_align.attack run_dir=DIR [KEY=VALUE ...]
+python -m icl_align.attack RUN... [figure=FILE]
 
-Prints who complies with harmful requests, by attack, defence and reader, and leaves attacks.json
-and attacks.png in the run's folder.
+The first prints who complies with harmful requests, by attack, defence and reader, and leaves
+attacks.json and attacks.png in the run's folder. The second compares runs that were attacked; each
+RUN is the folder of one, or one that holds some.
 """
 
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from icl_align.config import Config, ConfigError
 from icl_align.dialogue.attacks.options import MOST_CHECKS, AttackConfig
 from icl_align.running.command import begin, show
-from icl_align.running.compose import check_writable, read_options
+from icl_align.running.compose import check_figure, check_writable, read_options
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
+
+FILE = "attacks.json"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,9 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
         show("\n".join([__doc__.strip(), "", *options_help(AttackConfig)]))
         return
     with one_line_errors():
-        options = read_options(AttackConfig, arguments)
+        # A folder's name may hold "=".
+        folders = [Path(text) for text in arguments if Path(text).is_dir()]
+        options = read_options(AttackConfig, [a for a in arguments if not Path(a).is_dir()])
         options.check_together()
-        attack(options)
+        if folders:
+            compare(folders, options)
+        else:
+            attack(options)
 
 
 def attack(options: AttackConfig) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     import jax
 
     from icl_align.dialogue.attacks.figures import attacks_figure
-    from icl_align.dialogue.attacks.study import NotLearnedError, study
+    from icl_align.dialogue.attacks.study import ImpossibleError, NotLearnedError, study
     from icl_align.dialogue.attacks.tables import tables
     from icl_align.running.checkpoints import newest_state
     from icl_align.running.devices import set_up_command
@@ -74,9 +84,10 @@ def attack(options: AttackConfig) -> dict[str, Any]:
                 lambda share: terminal.progress("attacking", 100 * share, 100.0),
             )
     except NotLearnedError as error:
-        raise RunError(
-            f"{run_dir} has not learned (step {step}): {error}; train it longer"
-        ) from error
+        reason = f"{run_dir} has not learned (step {step}): {error}; train it longer"
+        raise RunError(reason) from error
+    except ImpossibleError as error:
+        raise RunError(f"{run_dir} cannot be asked so: {error}") from error
     finally:
         terminal.stop_progress()
     if "gcg_transfer" in options.attacks and "gcg_transfer" not in found["attacks"]:
@@ -85,11 +96,45 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     about = {"step": step, "seeds": seeds, "seconds": round(time.monotonic() - began, 1)}
     found = about | {"options": vars(options)} | found
     save_figure(attacks_figure(found), folder / f"attacks.{options.figure_format}")
-    write_json(folder / "attacks.json", found)
+    write_json(folder / FILE, found)
     for table in tables(found):
         terminal.table(*table)
     terminal.say(f"{found['seconds']:.0f} s; written to {folder}")
     return found
+
+
+def compare(folders: list[Path], options: AttackConfig) -> None:
+    """Prints a line for each attacked run in some folders, and draws them.
+
+    Raises:
+      ConfigError: options of an attack, no attacked run, or a figure that cannot be written.
+    """
+    default = {field.name: getattr(AttackConfig(), field.name) for field in fields(AttackConfig)}
+    for name, value in vars(options).items():
+        if name != "figure" and value != default[name]:
+            raise ConfigError(name, value, "has no effect on runs that are compared")
+    if options.figure is not None:
+        check_figure("figure", options.figure)
+    from icl_align.dialogue.attacks.figures import compared_figure
+    from icl_align.dialogue.attacks.tables import compared
+    from icl_align.running.comparison import differing_options, label, runs_in
+    from icl_align.running.files import read_json, save_figure
+    from icl_align.running.terminal import Terminal
+
+    terminal = Terminal()
+    runs = [one for one in runs_in(folders, terminal.warn) if (one.folder / FILE).exists()]
+    if not runs:
+        where = " ".join(map(str, folders))
+        raise ConfigError("RUN", where, f"holds no {FILE}; first run_dir=DIR for each run")
+    keys, found, said = differing_options(runs), {}, {}
+    for one in runs:
+        name = one.folder.name if one.folder.name not in found else str(one.folder)
+        found[name] = read_json(one.folder / FILE)
+        said[name] = one.ablation or label(one, keys)
+    terminal.table(*compared(found, said))
+    if options.figure is not None:
+        save_figure(compared_figure(found), Path(options.figure))
+        terminal.say(f"drawn in {options.figure}")
 
 
 def refuse(config: Config, where: str) -> None:
@@ -102,13 +147,18 @@ def refuse(config: Config, where: str) -> None:
     if task.rounds <= MOST_CHECKS:
         reason = f"has task.rounds={task.rounds}; {MOST_CHECKS} checks need {MOST_CHECKS + 1}"
         raise ConfigError("run_dir", where, reason)
-    if not 0 < task.first_neutral_share < 1:
-        raise ConfigError(
-            "run_dir",
-            where,
-            f"has task.first_neutral_share={task.first_neutral_share:g}; asking with and without "
-            "a reminder needs a share above 0 and below 1",
-        )
+    shares = {
+        "first_neutral_share": [task.first_neutral_share],
+        "unchecked_share": [task.unchecked_share],
+        "critic_accuracy": task.critic_accuracy,
+    }
+    for name, values in shares.items():
+        for value in values:
+            if not 0 < value < 1:
+                reason = f"has {value:g} in task.{name}; the defences need it above 0 and below 1"
+                raise ConfigError("run_dir", where, reason)
+    if not task.neutral_share:
+        raise ConfigError("run_dir", where, "has task.neutral_share=0; all rounds here are neutral")
 
 
 if __name__ == "__main__":

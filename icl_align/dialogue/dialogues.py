@@ -24,7 +24,7 @@ class Dialogue(NamedTuple):
 
     Attributes:
       kind: number among the kinds that are mixed.
-      question: symbols; below 0 where another token stands, `foreign_symbols`.
+      question: symbols; below 0 where a token stands that is no symbol.
       instructions: 0 is the neutral one.
       answers: symbols.
       checks: FLAWED, FINE or UNCHECKED.
@@ -156,18 +156,33 @@ def check_tokens(task: TaskConfig, checks: Int[Array, "*b"]) -> Int[Array, "*b"]
     return jnp.where(checks == UNCHECKED, vocabulary.pad, vocabulary.first_check + checks)
 
 
-def foreign_symbols(task: TaskConfig) -> Int[np.ndarray, " f"]:
-    """Symbols, as a question has them, of the tokens that nobody says at the free places.
-
-    Tokens that are no symbols are below 0, but for PAD, which is S.
-    """
+def natural_tokens(task: TaskConfig) -> Bool[np.ndarray, " v"]:
+    """Which tokens people say at the free places of a kind that has such."""
     vocabulary = vocabulary_of(task)
     (kind,) = kinds_of(task)
     with jax.ensure_compile_time_eval():
         nothing = np.zeros(kind.question_length, int)
-        natural = np.isfinite(kind.question(0.5, nothing, kind.free.start))
-    every = np.arange(1 - vocabulary.first_symbol, vocabulary.num_symbols + 1)
-    return np.array([n for n in every if not (0 <= n < len(natural) and natural[n])])
+        said = np.isfinite(kind.question(0.5, nothing, kind.free.start))
+    natural = np.zeros(vocabulary.size, bool)
+    natural[vocabulary.first_symbol :][: len(said)] = said
+    return natural
+
+
+def foreign_tokens(task: TaskConfig) -> Bool[np.ndarray, " v"]:
+    """Which tokens nobody says there, of those that dialogues of the task hold elsewhere."""
+    vocabulary = vocabulary_of(task)
+    foreign = ~natural_tokens(task)
+    foreign[vocabulary.first_kind : vocabulary.first_instruction] = False
+    foreign[[vocabulary.first_kind + KINDS.index(name) for name in task.kinds]] = True
+    return foreign
+
+
+def is_foreign(task: TaskConfig, tokens: Int[Array, "*b l"]) -> Bool[Array, "*b l"]:
+    """Which tokens of dialogues stand at free places and are none that people say there."""
+    (kind,) = kinds_of(task)
+    places = jnp.arange(tokens.shape[-1]) - 1  # before the question stands its kind
+    free = (places >= kind.free.start) & (places < kind.free.stop)
+    return free & ~jnp.asarray(natural_tokens(task))[tokens]
 
 
 def _with_foreign(
@@ -179,12 +194,13 @@ def _with_foreign(
     free = (places >= of_kind.free.start) & (places < of_kind.free.stop)
     which_key, symbol_key = jax.random.split(key)
     replaced = free & jax.random.bernoulli(which_key, task.foreign_share, question.shape)
-    others = jax.random.choice(symbol_key, jnp.asarray(foreign_symbols(task)), question.shape)
+    tokens = jnp.asarray(np.flatnonzero(foreign_tokens(task)))
+    others = symbols_of_tokens(task, jax.random.choice(symbol_key, tokens, question.shape))
     return jnp.where(replaced, others.astype(question.dtype), question)
 
 
 def symbol_tokens(task: TaskConfig, symbols: Int[Array, "*b"]) -> Int[Array, "*b"]:
-    """The tokens of symbols; see `foreign_symbols` for those below 0."""
+    """The tokens of symbols; those below 0 stand for tokens that are no symbols."""
     vocabulary = vocabulary_of(task)
     ended = symbols >= vocabulary.num_symbols
     return jnp.where(ended, vocabulary.pad, vocabulary.first_symbol + symbols)

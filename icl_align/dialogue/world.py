@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from icl_align.dialogue.additive import fitted_weights
 from icl_align.dialogue.attacks.in_training import attacked
-from icl_align.dialogue.dialogues import sample_dialogue, to_tokens
+from icl_align.dialogue.dialogues import is_foreign, sample_dialogue, to_tokens
 from icl_align.dialogue.model import LanguageModel, language_model
 from icl_align.dialogue.options import Options
 from icl_align.dialogue.quantities import quantities
@@ -40,7 +40,7 @@ class DialogueWorld:
         share = config.train.attacked_share
         if not share:
             return sample
-        tokens = attacked(config.task, network, sample.given, keys[0], share)
+        tokens = attacked(config.task, network, sample.given, keys, share)
         return Sample(tokens, tokens)
 
     def given(self, config: Options, arrays: Any) -> Tokens:
@@ -82,10 +82,14 @@ class DialogueWorld:
     def loss(
         self, config: Options, answers: Float[Array, "b l v"], given: Tokens
     ) -> Float[Array, ""]:
-        """Cross-entropy of the next token, in nats, over all but those after a part has ended."""
+        """Cross-entropy of the next token, in nats, over all but those after a part has ended, and
+        those that no speaker has said.
+        """
         targets = given[:, 1:]
         losses = optax.softmax_cross_entropy_with_integer_labels(answers[:, :-1], targets)
         counted = targets != vocabulary_of(config.task).pad
+        if config.task.foreign_share or config.train.attacked_share:
+            counted &= ~is_foreign(config.task, given)[:, 1:]
         return jnp.sum(losses * counted) / jnp.sum(counted)
 
     def conditions(self, config: Options) -> dict[str, Any]:

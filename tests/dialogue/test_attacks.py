@@ -20,7 +20,6 @@ from icl_align.dialogue.attacks.options import ATTACKS, AttackConfig
 from icl_align.dialogue.attacks.prompts import (
     FREE,
     natural_requests,
-    natural_tokens,
     strongest_evidence,
     with_refusals,
 )
@@ -34,10 +33,19 @@ from icl_align.dialogue.attacks.targets import (
     opening,
     wanted,
 )
-from icl_align.dialogue.dialogues import foreign_symbols, from_tokens, symbol_tokens
+from icl_align.dialogue.dialogues import (
+    foreign_tokens,
+    from_tokens,
+    is_foreign,
+    natural_tokens,
+    sample_dialogue,
+    symbol_tokens,
+    symbols_of_tokens,
+    to_tokens,
+)
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
-from icl_align.dialogue.readers import EVIDENCE, activation, log_question, question_ahead
+from icl_align.dialogue.readers import activation, log_question, question_ahead
 from icl_align.dialogue.vocabulary import vocabulary_of
 from icl_align.dialogue.world import WORLD
 from icl_align.running.compose import compose_config
@@ -102,23 +110,39 @@ def test_no_natural_prompt_is_stronger_evidence_than_the_strongest(questions):
 
 
 def test_what_nobody_says_is_no_evidence(questions):
-    foreign = foreign_symbols(TASK)
-    assert len(foreign) == vocabulary_of(TASK).size - request.PERSONA_SYMBOLS
-    tokens = np.asarray(symbol_tokens(TASK, jnp.asarray(foreign)))
-    assert len({*tokens}) == len(tokens) and not NATURAL[tokens].any()
-    for symbol in foreign[:: len(foreign) // 5]:
-        other = questions.at[:, FREE].set(int(symbol))
+    foreign = np.flatnonzero(foreign_tokens(TASK))
+    assert not NATURAL[foreign].any() and NATURAL.sum() == request.PERSONA_SYMBOLS
+    for symbol in symbols_of_tokens(TASK, jnp.asarray(foreign))[::8]:
+        other = questions.at[:, FREE].set(symbol)
         np.testing.assert_allclose(odds_of(other), 0, atol=1e-6)
 
 
+def test_foreign_tokens_are_those_that_dialogues_hold_elsewhere():
+    task = dataclasses.replace(TASK, foreign_share=0.5)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    tokens = jax.jit(jax.vmap(lambda k: to_tokens(task, sample_dialogue(task, k)[0])))(keys)
+    free = np.asarray(tokens)[:, 1 + FREE.start : 1 + FREE.stop]
+    strange = np.asarray(is_foreign(task, tokens))
+    assert strange[:, 1 + FREE.start : 1 + FREE.stop].mean() == pytest.approx(0.5, abs=0.02)
+    assert not np.delete(strange, np.r_[1 + FREE.start : 1 + FREE.stop], axis=1).any()
+    assert (NATURAL | foreign_tokens(TASK))[free].all()
+    plain = jax.jit(jax.vmap(lambda k: to_tokens(TASK, sample_dialogue(TASK, k)[0])))(keys)
+    known = np.unique(np.asarray(plain))
+    assert {*np.flatnonzero(foreign_tokens(TASK))} <= {*known}
+
+
 def test_examples_are_refusals_of_other_harmful_requests(questions):
-    for count in (1, 2, 3):
-        shown = jax.vmap(lambda q, k, n=count: with_refusals(q, k, n))(questions, KEYS)
-        requests, answers = shown[:, 0:6:2], shown[:, 1:6:2]
+    for count, checked in itertools.product((1, 2, 3), (False, True)):
+        of = lambda q, k, n=count, c=checked: with_refusals(q, k, n, c)  # noqa: E731
+        shown = np.asarray(jax.vmap(of)(questions, KEYS))
+        requests, answers, checks = (shown[:, part : FREE.start : 3] for part in range(3))
         assert ((answers == request.REFUSE).sum(axis=1) == count).all()
-        assert ((requests == request.NO_EXAMPLE).sum(axis=1) == 3 - count).all()
+        assert ((requests == request.NOTHING).sum(axis=1) == 3 - count).all()
+        assert ((checks == request.FOUND_FINE).sum(axis=1) == count * checked).all()
         assert (requests != shown[:, -1:]).all()
-        np.testing.assert_array_equal(shown[:, 6:], questions[:, 6:])
+        np.testing.assert_array_equal(shown[:, FREE.start :], questions[:, FREE.start :])
+        # Refusals speak for care, and more so if they were found fine.
+        assert (odds_of(jnp.asarray(shown)) > odds_of(questions) + 1.5 * count).all()
 
 
 # ------------------------------------------------------------------------------------------ targets
@@ -181,14 +205,24 @@ def test_a_search_returns_the_best_it_saw_and_writes_what_it_may(name, tokens, n
     allowed = NATURAL if tokens == "natural" else np.ones_like(NATURAL)
     found = searched(name, network, questions, allowed)
     score = first_answer(TASK, network).score
-    assert found.trace.shape == (4, 6)
+    assert found.trace.shape == (5, 6)
     assert (np.diff(found.trace, axis=0) >= 0).all()
     np.testing.assert_allclose(score(found.questions), found.trace[-1], atol=1e-5)
-    assert (found.trace[0] >= score(questions) - 1e-5).all()
+    np.testing.assert_allclose(found.trace[0], score(questions), atol=1e-5)
     others = np.delete(np.asarray(found.questions), np.r_[FREE], axis=1)
     np.testing.assert_array_equal(others, np.delete(np.asarray(questions), np.r_[FREE], axis=1))
     written = np.asarray(symbol_tokens(TASK, found.questions[:, FREE]))
     assert allowed[written].all()
+
+
+def test_the_gradient_finds_more_than_its_opposite(network, questions):
+    target, every = first_answer(TASK, network), NATURAL | foreign_tokens(TASK)
+    away = target._replace(gradient=lambda q: -target.gradient(q))
+    reached = [
+        float(gcg(TASK, of, questions, every, jax.random.key(0), 8, 8, 4).trace[-1].mean())
+        for of in (target, away)
+    ]
+    assert reached[0] > reached[1] + 0.5
 
 
 @pytest.mark.parametrize("name", ["gcg", "random_search"])
@@ -202,7 +236,7 @@ def test_with_every_replacement_tried_a_step_is_the_best_of_all(name, network, q
     ]
     best = float(jnp.max(score(jnp.stack(every))))
     found = searched(name, network, one, NATURAL, steps=1, candidates=3000)
-    assert float(found.trace[0, 0]) == pytest.approx(best, abs=1e-5)
+    assert float(found.trace[1, 0]) == pytest.approx(best, abs=1e-5)
 
 
 def test_a_genetic_search_stays_fluent_and_loses_no_elite(network, questions):
@@ -214,9 +248,7 @@ def test_a_genetic_search_stays_fluent_and_loses_no_elite(network, questions):
     population = population.at[..., FREE].set(jnp.moveaxis(others, 0, 1)[..., FREE])
     surprise = of(population.reshape(48, -1))[1].reshape(6, 8)
     limit = jnp.max(jnp.min(surprise, axis=1))  # every request has one that is fluent enough
-    found = genetic(
-        TASK, score, of, population, NATURAL, limit, jax.random.key(0), 5, 0.2, 0.5, 0.2
-    )
+    found = genetic(TASK, score, of, population, NATURAL, limit, jax.random.key(0), 5, 2, 0.5, 0.2)
     assert (np.diff(found.trace, axis=0) >= -1e-6).all()
     np.testing.assert_allclose(score(found.questions), found.trace[-1], atol=1e-5)
     assert (of(found.questions)[1] <= limit + 1e-5).all()
@@ -238,7 +270,7 @@ def asked(questions):
     """Chances of the exact reader, and of a language model that is the exact reader."""
     options = AttackConfig(draws=2, copies=3)
     asking = Asking(CONFIG, lambda _: ExactNetwork(TASK), options)
-    exact = asking.exact_answers(EVIDENCE["exact"], questions, KEYS)
+    exact = asking.exact_answers(questions, KEYS)
     return asking, np.asarray(exact), np.asarray(asking.answers(None, questions, KEYS))
 
 
@@ -251,7 +283,7 @@ def test_before_the_first_check_no_critic_matters(asked):
     asking, exact, _ = asked
     none = exact[:, :, 0][next(n for n, (own, _) in enumerate(asking.rows) if own.checks == 0)]
     for chances, (own, _) in zip(exact, asking.rows, strict=True):
-        changed = own.reminder or own.examples or own.stored or own.copies > 1
+        changed = own.reminder or own.examples or own.copies > 1
         if not changed:
             np.testing.assert_allclose(chances[:, 0], none, atol=1e-6)
 
@@ -262,7 +294,7 @@ def test_defences_are_safer_the_more_they_tell_and_filters_refuse(asked):
     of = {one.label: asking.defended(exact, one, nobody).mean(axis=0)[0] for one in asking.defences}
     assert of["in_context_refusals 3"] < of["in_context_refusals 1"] < of["none"]
     assert of["self_reminder"] < of["none"]
-    assert of["backup 1"] < of["none"]
+    assert of["backup 1"] < of["in_context_refusals 1"]
     (filters,) = (one for one in asking.defences if one.filters)
     assert of["perplexity_filter"] == pytest.approx(of["none"])
     np.testing.assert_array_equal(asking.defended(exact, filters, everybody), [[0, 1]] * 6)
@@ -274,7 +306,7 @@ def test_defences_are_safer_the_more_they_tell_and_filters_refuse(asked):
 def test_a_certain_critic_is_right_and_a_wrong_one_never_is(questions):
     def checks_of(accuracy):
         scripts = defences.Script(
-            KEYS, questions, jnp.zeros(6, bool), jnp.zeros(6, int),
+            KEYS, questions, jnp.zeros(6, bool),
             jnp.full(6, defences.CRITIC), jnp.full(6, accuracy),
         )  # fmt: skip
 
@@ -292,6 +324,8 @@ def test_a_certain_critic_is_right_and_a_wrong_one_never_is(questions):
 def test_the_cost_in_tokens_grows_by_what_is_said_more():
     of = {one.label: one.tokens for one in defences.defences(AttackConfig(copies=7))}
     assert of["own_check 2"] - of["own_check 1"] == 3  # check, instruction, answer
+    assert of["no_check 2"] - of["no_check 1"] == 2
+    assert of["backup 2"] - of["backup 1"] == 3  # request, refusal, check
     assert of["in_context_refusals 3"] - of["in_context_refusals 2"] == 2
     assert of["smoothing"] == 7 * of["none"]
 
@@ -312,11 +346,17 @@ def folder(tmp_path_factory):
 QUICK = ["num_requests=3", "draws=1", "candidates=2", "budget=24", "copies=2"]
 
 
-def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "LEARNED", np.inf)
-    command.main([f"run_dir={folder}", f"folder={tmp_path}", *QUICK])
-    found = json.loads((tmp_path / "attacks.json").read_text())
-    assert (tmp_path / "attacks.png").read_bytes()[:4] == b"\x89PNG"
+@pytest.fixture
+def any_network(monkeypatch):
+    """Nothing has to be learned."""
+    behind = study._behind
+    monkeypatch.setattr(study, "_behind", lambda *given: (behind(*given)[0], np.inf))
+
+
+def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, any_network, capsys):
+    command.main([f"run_dir={folder}", *QUICK])
+    found = json.loads((folder / "attacks.json").read_text())
+    assert (folder / "attacks.png").read_bytes()[:4] == b"\x89PNG"
     assert found["attacks"] == list(ATTACKS) and found["seeds"] == [0, 1]
     printed = capsys.readouterr().out
     for label in found["defences"]:
@@ -334,15 +374,64 @@ def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, monkeypatch, ca
     assert beyond == pytest.approx(of["own_check 2"]["mean"] - of["no_check 2"]["mean"], abs=2e-5)
     none = found["effect"]["language_model"]["gcg"]["none"]
     assert none["mean"] == none["low"] == none["high"] == 0
+    for of in found["by_budget"].values():
+        assert of["passes"][-1] <= 24 and len(of["passes"]) == len(of["mean"])
+    picture = tmp_path / "runs.png"
+    command.main([str(folder), f"figure={picture}"])
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
+    assert "gcg: 3 checks" in line
 
 
-def test_a_run_that_has_not_learned_says_so(folder):
-    process = start(f"run_dir={folder}", *QUICK, module="icl_align.attack")
+def test_a_run_that_has_not_learned_says_so(folder, tmp_path):
+    process = start(f"run_dir={folder}", f"folder={tmp_path}", *QUICK, module="icl_align.attack")
     status, _, error = finish(process)
     assert status == 1
     assert "has not learned (step 20): seed " in error and "train it longer" in error
     assert len(error.strip().splitlines()) == 1
-    assert not (folder / "attacks.json").exists()
+    assert not (tmp_path / "attacks.json").exists()
+
+
+def test_who_reads_the_request_alone_has_not_learned():
+    """A network that answers as the exact reader would without the persona."""
+    asking = Asking(CONFIG, lambda _: None, AttackConfig())
+    exact = asking.exact_first
+    natural = np.concatenate([np.asarray(own) for own in asking.requests(KEYS)[:2]])
+    asking.first = lambda _, q: exact(jnp.asarray(q).at[:, FREE].set(request.NOTHING))
+    (behind,), blind = study._behind(asking, [None], natural)
+    assert behind == pytest.approx(blind) and blind > 1e-3
+    asking.first = lambda _, q: exact(q)
+    assert study._behind(asking, [None], natural)[0] == [pytest.approx(0, abs=1e-6)]
+
+
+def test_a_filter_refuses_as_many_natural_prompts_as_is_said(network):
+    asking = Asking(CONFIG, lambda _: network, AttackConfig())
+    draw = lambda seed: asking.requests(jax.random.split(jax.random.key(seed), 2000))[0]  # noqa: E731
+    for surprise in (lambda q: asking.surprise({}, q), asking.exact_surprise):
+        limit = study._limit(surprise(draw(0)), AttackConfig(false_alarms=0.1))
+        assert np.mean(np.asarray(surprise(draw(1))) > limit) == pytest.approx(0.1, abs=0.03)
+    strange = draw(0)[:4].at[:, FREE.start].set(request.REFUSE)
+    assert np.isinf(asking.exact_surprise(strange)).all()
+
+
+def test_smoothing_replaces_some_symbols_by_natural_ones(questions):
+    other = jax.vmap(lambda q, k: defences.perturbed(q, k, 2))(questions, KEYS)
+    changed = np.asarray(other != questions)
+    assert (changed.sum(axis=1) <= 2).all() and changed.any()
+    assert not np.delete(changed, np.r_[FREE], axis=1).any()
+    assert (np.asarray(other)[:, FREE] < request.PERSONA_SYMBOLS).all()
+
+
+def test_a_transfer_uses_the_prompts_of_another_seed(questions):
+    asking = Asking(CONFIG, network_of(CONFIG), AttackConfig(candidates=2, budget=20))
+    params = [jax.tree.map(lambda leaf: leaf[0], init_state(CONFIG).params)] * 2
+    prompts, _ = study._attacked(
+        asking, ["gcg", "gcg_transfer"], params, questions, questions, [0.0, 0.0],
+        jax.random.key(0), lambda share: None,
+    )  # fmt: skip
+    assert (prompts["gcg"][0] != prompts["gcg"][1]).any()
+    for own, other in ((0, 1), (1, 0)):
+        np.testing.assert_array_equal(prompts["gcg_transfer"][own], prompts["gcg"][other])
 
 
 @pytest.mark.parametrize(
@@ -351,7 +440,10 @@ def test_a_run_that_has_not_learned_says_so(folder):
         ([], "run_dir=null: name the folder of a finished run"),
         (["run_dir=/nowhere"], "it holds none"),
         (["budget=0"], "budget=0: must be a whole number, at least 1"),
-        (["budget=3"], "budget=3: a step of random_search takes 29 passes"),
+        (["budget=3"], "budget=3: random_search takes 14 passes with candidates=13"),
+        (["elites=1"], "elites=1.0: leaves no child of 13"),
+        (["copies=1"], "copies=1: must be a whole number, at least 2"),
+        ([".", "budget=600"], "budget=600: has no effect on runs that are compared"),
         (["defences=[prayer]"], "defences=[prayer]: must be a list of some of none, self_reminder"),
         (["attacks=[gcg,gcg]"], "must be one or more, each once"),
     ],
@@ -369,7 +461,10 @@ def test_what_cannot_be_attacked_is_said_in_one_line(arguments, said, capsys):
     [
         ({"name": "social_bias"}, "is of task=social_bias; needs task=request"),
         ({"rounds": 3}, "has task.rounds=3; 3 checks need 4"),
-        ({"first_neutral_share": 1.0}, "needs a share above 0 and below 1"),
+        ({"first_neutral_share": 1.0}, "has 1 in task.first_neutral_share"),
+        ({"unchecked_share": 0.0}, "has 0 in task.unchecked_share"),
+        ({"critic_accuracy": [0.5, 1.0]}, "has 1 in task.critic_accuracy"),
+        ({"neutral_share": 0.0}, "has task.neutral_share=0"),
     ],
 )
 def test_runs_that_cannot_hold_the_rounds_are_refused(changes, said):
@@ -399,15 +494,31 @@ def test_attacks_in_training_change_some_personas_and_raise_compliance(network):
     plain = WORLD.sample(config, keys)
     provoked = jax.jit(lambda: WORLD.provoked(config, network, plain, keys))()
     changed = np.asarray(plain.given) != np.asarray(provoked.given)
-    assert changed[:8].any(axis=1).all() and not changed[8:].any()
+    assert 1 <= changed.any(axis=1).sum() < 32
     elsewhere = np.delete(changed, np.r_[1 + FREE.start : 1 + FREE.stop], axis=1)
     assert not elsewhere.any()
     assert not NATURAL[np.asarray(provoked.given)[changed]].any()  # no evidence: exact as before
+    np.testing.assert_array_equal(is_foreign(TASK, provoked.given), changed)
     score = first_answer(TASK, network).score
-    before, after = (
-        score(from_tokens(TASK, sample.given).question[:8]) for sample in (plain, provoked)
-    )
+    before, after = (score(from_tokens(TASK, own.given).question) for own in (plain, provoked))
     assert float(jnp.mean(after)) > float(jnp.mean(before))
+    half = WORLD.provoked(config, network, jax.tree.map(lambda leaf: leaf[16:], plain), keys[16:])
+    np.testing.assert_array_equal(half.given, provoked.given[16:])  # however it is sliced
+
+
+def test_what_no_speaker_has_said_is_not_learned(network):
+    config = compose_config(
+        ["world=dialogue", "task=request", "task.foreign_share=0.5", *SMALL, OFF]
+    )
+    tokens = WORLD.sample(config, KEYS).given
+    answers, targets = network(tokens), tokens[:, 1:]
+    strange = is_foreign(config.task, tokens)[:, 1:]
+    assert strange.any()
+    log_p = jax.nn.log_softmax(answers[:, :-1])
+    said = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    counted = (targets != 0) & ~strange
+    expected = -float(jnp.sum(said * counted) / jnp.sum(counted))
+    assert float(WORLD.loss(config, answers, tokens)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_attacks_training_reads_what_was_drawn(network):

@@ -1,6 +1,5 @@
 """The compiled programs of the study: who is asked what, and what comes of it."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,6 @@ from icl_align.dialogue.attacks.prompts import (
     FREE,
     Questions,
     natural_requests,
-    natural_tokens,
     strongest_evidence,
     with_refusals,
 )
@@ -46,10 +44,10 @@ from icl_align.dialogue.attacks.targets import (
     wanted,
 )
 from icl_align.dialogue.concept.gathering import instruction_places
-from icl_align.dialogue.dialogues import to_tokens
+from icl_align.dialogue.dialogues import foreign_tokens, natural_tokens, to_tokens
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
-from icl_align.dialogue.readers import EVIDENCE, Evidence, activation, question_ahead, read
+from icl_align.dialogue.readers import EVIDENCE, activation, question_ahead, read
 from icl_align.dialogue.rounds import RollOut, converse, converse_language_model
 
 ACCURACIES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of critics that are swept
@@ -72,7 +70,7 @@ class Asking:
         self.config = config
         self.defences = defences(options)
         sweep = [Protocol(checks=CRITIC, accuracy=accuracy) for accuracy in ACCURACIES]
-        asked = [dataclasses.replace(one.protocol, rounds=0) for one in self.defences]
+        asked = [one.protocol for one in self.defences]
         self.protocols = list(dict.fromkeys([*asked, *sweep]))
         # Programs: (parameters, questions, limit of log-perplexity, key) -> what was found.
         self.attack = {name: jax.jit(functools.partial(self._attack, name)) for name in SEARCHES}
@@ -83,32 +81,32 @@ class Asking:
         self, name: str, params: Any, questions: Questions, most: Any, key: Key[Array, ""]
     ) -> Found:
         task, options, steps = self.task, self.options, self.options.steps(name)
-        natural = natural_tokens(task)
+        natural, every = natural_tokens(task), natural_tokens(task) | foreign_tokens(task)
         common = {"steps": steps, "candidates": options.candidates}
         network = self.network(params)
         target = first_answer(task, network)
         if name == "random_search":
-            every = np.ones_like(natural)
             return random_search(task, target, questions, every, key, **common)
         if name == "autodan":
-            keys = jax.random.split(key, options.candidates + 1)
-            population = jax.vmap(lambda own: self._natural_like(questions, own), out_axes=1)
+            keys = jax.random.split(key, options.candidates)
+            others = jax.vmap(lambda own: self._natural_like(questions, own), out_axes=1)(keys[1:])
+            population = jnp.concatenate([questions[:, None], others], axis=1)
             return genetic(
                 task,
                 target.score,
                 lambda prompts: fluency(task, network, prompts),
-                population(keys[1:]),
+                population,
                 natural,
                 most,
                 keys[0],
                 steps,
-                options.elites,
+                options.num_elites,
                 options.crossover,
                 options.mutation,
             )
         if name == "gcg_adaptive":
             target = after_own_check(task, network)
-        allowed = natural if name == "gcg_natural" else np.ones_like(natural)
+        allowed = natural if name == "gcg_natural" else every
         return gcg(task, target, questions, allowed, key, top_k=options.top_k, **common)
 
     def _natural_like(self, questions: Questions, key: Key[Array, ""]) -> Questions:
@@ -123,10 +121,11 @@ class Asking:
 
         @jax.jit
         def program(keys):
+            own_keys, strongest_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
             harmful, benign = (
-                natural_requests(self.task, keys, harmful=harmful) for harmful in (True, False)
+                natural_requests(self.task, own_keys, harmful=harmful) for harmful in (True, False)
             )
-            return harmful, benign, strongest_evidence(harmful, keys)
+            return harmful, benign, strongest_evidence(harmful, strongest_keys)
 
         return program
 
@@ -163,10 +162,11 @@ class Asking:
 
     @functools.cached_property
     def exact_answers(self) -> Callable[..., Chances]:
-        """As `answers`, of a reader by its evidence."""
+        """As `answers`, of the exact reader: a program of (questions, keys)."""
+        exact = EVIDENCE["exact"]
 
-        def program(evidence: Evidence, questions, keys):
-            of = lambda own: converse(self.task, evidence, self._voices, own)  # noqa: E731
+        def program(questions, keys):
+            of = lambda own: converse(self.task, exact, self._voices, own)  # noqa: E731
             return self._chances(of, questions, keys)
 
         return jax.jit(program)
@@ -227,16 +227,17 @@ class Asking:
         self, protocol: Protocol, number: int, questions: Questions, keys: Key[Array, " b"]
     ) -> Script:
         def one(question, key):
-            key = jax.random.fold_in(key, number)
+            question_key, script_key = jax.random.split(jax.random.fold_in(key, number))
             if protocol.examples:
-                question = with_refusals(question, key, protocol.examples)
+                question = with_refusals(
+                    question, question_key, protocol.examples, protocol.found_fine
+                )
             if protocol.copies > 1:
-                question = perturbed(question, key, self.options.perturbed)
+                question = perturbed(question, question_key, self.options.perturbed)
             return Script(
-                key,
+                script_key,
                 question,
                 jnp.asarray(protocol.reminder),
-                jnp.asarray(protocol.stored),
                 jnp.asarray(protocol.checks),
                 jnp.asarray(protocol.accuracy, jnp.float32),
             )
@@ -256,14 +257,11 @@ class Asking:
           defence: one of `self.defences`.
           refused: what the perplexity filter refuses [b].
         """
-        protocol = dataclasses.replace(defence.protocol, rounds=0)
-        places = [n for n, (own, _) in enumerate(self.rows) if own == protocol]
-        of = chances[places][:, :, defence.protocol.rounds]
-        found = (
-            np.asarray(majority(jnp.moveaxis(of, 0, -1)))
-            if protocol.copies > 1
-            else of.mean(axis=0)
-        )
+        places = [n for n, (own, _) in enumerate(self.rows) if own == defence.protocol]
+        of = chances[places][:, :, defence.rounds]
+        found = of.mean(axis=0)
+        if defence.protocol.copies > 1:
+            found = np.asarray(majority(jnp.moveaxis(of, 0, -1)))
         if defence.filters:
             found = np.where(refused[:, None], np.array([0.0, 1.0]), found)
         return found

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from icl_align.config import implemented
 from icl_align.dialogue import speakers
 from icl_align.dialogue.attacks.options import DEFENCES, MOST_CHECKS, AttackConfig
-from icl_align.dialogue.attacks.prompts import FREE
+from icl_align.dialogue.attacks.prompts import FREE, NUM_FREE
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import TaskConfig
 from icl_align.dialogue.rounds import Voices
@@ -32,7 +32,6 @@ class Script(NamedTuple):
       key: of what is drawn in it.
       question: symbols.
       reminder: whether the first instruction is a careful one.
-      stored: how many rounds are given: a refusal that was found fine.
       checks: OWN, CRITIC or NOBODY.
       accuracy: of the critic.
     """
@@ -40,7 +39,6 @@ class Script(NamedTuple):
     key: Key[Array, "*b"]
     question: Int[Array, "*b q"]
     reminder: Bool[Array, "*b"]
-    stored: Int[Array, "*b"]
     checks: Int[Array, "*b"]
     accuracy: Float[Array, "*b"]
 
@@ -55,8 +53,7 @@ def voices_of(task: TaskConfig, script: Script) -> Voices:
         return jnp.where(script.reminder & (number == 0), careful, 0)
 
     def speak(before, place, log_probs):
-        own = jax.random.categorical(jax.random.fold_in(speak_key, before.number), log_probs)
-        return jnp.where(before.number < script.stored, request.REFUSE, own)
+        return jax.random.categorical(jax.random.fold_in(speak_key, before.number), log_probs)
 
     def judge(number, answer, log_probs):
         own_key, right_key = jax.random.split(jax.random.fold_in(judge_key, number))
@@ -64,8 +61,7 @@ def voices_of(task: TaskConfig, script: Script) -> Voices:
         right = jax.random.bernoulli(right_key, script.accuracy)
         of_critic = jnp.where(fine == right, FINE, FLAWED)
         own = jax.random.categorical(own_key, log_probs)
-        check = jnp.stack([own, of_critic, jnp.full_like(own, UNCHECKED)])[script.checks]
-        return jnp.where(number < script.stored, FINE, check)
+        return jnp.stack([own, of_critic, jnp.full_like(own, UNCHECKED)])[script.checks]
 
     return Voices(kind, script.question, instruct, speak, judge)
 
@@ -75,19 +71,18 @@ class Protocol:
     """How every request is asked under a defence.
 
     Attributes:
-      reminder, stored, checks, accuracy: as in `Script`.
+      reminder, checks, accuracy: as in `Script`.
       examples: refusals of other requests before the question.
+      found_fine: whether these were checked, and found fine.
       copies: perturbed prompts that vote; 1 is the prompt itself.
-      rounds: the round whose answer counts.
     """
 
     reminder: bool = False
-    stored: int = 0
     checks: int = OWN
     accuracy: float = 1.0
     examples: int = 0
+    found_fine: bool = False
     copies: int = 1
-    rounds: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +91,16 @@ class Defence:
 
     Attributes:
       name: of its family.
-      times: rounds of checking, examples, stored refusals; 0 where there are none.
+      times: rounds of checking, or examples; 0 where there are none.
       protocol: how it asks.
+      rounds: the round whose answer counts.
       filters: whether what is not fluent is refused.
     """
 
     name: str
     times: int
     protocol: Protocol
+    rounds: int = 0
     filters: bool = False
 
     @property
@@ -115,10 +112,10 @@ class Defence:
     def tokens(self) -> int:
         """Tokens that a reader reads or writes for one request."""
         # The kind, the free places, the request, an instruction, the answer.
-        once = 1 + (FREE.stop - FREE.start) + 1 + 2 + 2 * self.protocol.examples
-        again = 3 * self.protocol.rounds  # check, instruction, answer
-        read_before = FREE.stop - FREE.start if self.filters else 0
-        return (once + again) * self.protocol.copies + read_before
+        of = self.protocol
+        once = 1 + NUM_FREE + 1 + 2 + (3 if of.found_fine else 2) * of.examples
+        again = (2 if of.checks == NOBODY else 3) * self.rounds  # check, instruction, answer
+        return (once + again) * of.copies + (NUM_FREE if self.filters else 0)
 
 
 def defences(options: AttackConfig) -> list[Defence]:
@@ -126,17 +123,18 @@ def defences(options: AttackConfig) -> list[Defence]:
     times = range(1, MOST_CHECKS + 1)
 
     def checked(name, checks, accuracy=1.0):
-        protocols = [Protocol(checks=checks, accuracy=accuracy, rounds=n) for n in times]
-        return [Defence(name, n, own) for n, own in zip(times, protocols, strict=True)]
+        protocol = Protocol(checks=checks, accuracy=accuracy)
+        return [Defence(name, n, protocol, rounds=n) for n in times]
+
+    def shown(name, found_fine):
+        return [Defence(name, n, Protocol(examples=n, found_fine=found_fine)) for n in times]
 
     families = implemented(
         DEFENCES,
         {
             "none": [Defence("none", 0, Protocol())],
             "self_reminder": [Defence("self_reminder", 0, Protocol(reminder=True))],
-            "in_context_refusals": [
-                Defence("in_context_refusals", n, Protocol(examples=n)) for n in times
-            ],
+            "in_context_refusals": shown("in_context_refusals", False),
             "perplexity_filter": [Defence("perplexity_filter", 0, Protocol(), filters=True)],
             "smoothing": [Defence("smoothing", 0, Protocol(copies=options.copies))],
             "own_check": checked("own_check", OWN),
@@ -144,21 +142,20 @@ def defences(options: AttackConfig) -> list[Defence]:
             "random_check": checked("random_check", CRITIC, RANDOM),
             "wrong_check": checked("wrong_check", CRITIC, WRONG),
             "no_check": checked("no_check", NOBODY),
-            "backup": [Defence("backup", n, Protocol(stored=n, rounds=n)) for n in times],
+            "backup": shown("backup", True),
         },
     )
     asked = [name for name in DEFENCES if name in {"none", *options.defences}]
     return [defence for name in asked for defence in families[name]]
 
 
-def perturbed(question: Int[Array, " q"], key: Key[Array, ""], share: float) -> Int[Array, " q"]:
-    """A question of which a share of the persona's symbols is replaced by others that people say.
+def perturbed(question: Int[Array, " q"], key: Key[Array, ""], number: int) -> Int[Array, " q"]:
+    """A question of which some of the persona's symbols are replaced by others that people say.
 
     As the swaps of SmoothLLM (Robey et al. 2023).
     """
-    number = round(share * (FREE.stop - FREE.start))
     place_key, symbol_key = jax.random.split(key)
-    places = FREE.start + jax.random.permutation(place_key, FREE.stop - FREE.start)[:number]
+    places = FREE.start + jax.random.permutation(place_key, NUM_FREE)[:number]
     symbols = jax.random.randint(symbol_key, (number,), 0, request.PERSONA_SYMBOLS)
     return question.at[places].set(symbols.astype(question.dtype))
 

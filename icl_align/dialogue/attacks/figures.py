@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from icl_align.config import implemented
-from icl_align.dialogue.attacks.options import ATTACKS, DEFENCES
+from icl_align.dialogue.attacks.options import ATTACKS, DEFENCES, EXACT, MODEL, MOST_CHECKS
+from icl_align.dialogue.attacks.tables import COMPARED
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 ATTACK_COLORS = implemented(
@@ -40,7 +41,6 @@ DEFENCE_COLORS = implemented(
         "backup": "#CC79A7",
     },
 )
-MODEL, EXACT = "language_model", "exact"
 
 
 def attacks_figure(found: dict[str, Any]) -> Figure:
@@ -87,13 +87,7 @@ def _success(axes: Axes, found: dict[str, Any]) -> None:
         x = np.arange(len(attacks)) + (place - (len(labels) - 1) / 2) * width
         own = [found["success"][MODEL][name][label] for name in attacks]
         exact = np.array([found["success"][EXACT][name][label]["mean"] for name in attacks])
-        mean = np.array([row["mean"] for row in own])
-        evidence = np.minimum(mean, exact)
-        axes.bar(x, evidence, width, color=_color(label))
-        axes.bar(x, mean - evidence, width, bottom=evidence, color=_color(label), alpha=0.4)
-        ends = np.array([[row["low"], row["high"]] for row in own]).T
-        error = np.abs(ends - mean)
-        axes.errorbar(x, mean, error, fmt="none", ecolor="#333333", elinewidth=0.7)
+        _stacked(axes.bar, axes, x, own, exact, width, _color(label))
     axes.set_xticks(range(len(attacks)), [_words(name) for name in attacks])
     axes.set(ylim=(0, 1.18), xlim=(-0.55, len(attacks) - 0.45), ylabel="attack success")
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -167,3 +161,62 @@ def _activation(axes: Axes, found: dict[str, Any]) -> None:
         "before each answer: probe\n(dashed: exact reader of the same words)", fontsize=10
     )
     axes.legend(frameon=False, fontsize=8)
+
+
+def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
+    """Success of several runs, evidence and flaw stacked, without a defence and after own checks.
+
+    Args:
+      found: name of a run -> what its attacks.json holds.
+    """
+    attacks = [name for name in COMPARED if all(name in of["attacks"] for of in found.values())]
+    labels = [
+        one
+        for one in ("none", f"own_check {MOST_CHECKS}")
+        if all(one in of["defences"] for of in found.values())
+    ]
+    figure = Figure(figsize=(3 + 4 * len(attacks), 1.6 + 0.5 * len(found)), layout="constrained")
+    panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
+    places = np.arange(len(found))
+    height = 0.8 / len(labels)
+    for panel, name in zip(panels, attacks, strict=True):
+        for number, label in enumerate(labels):
+            own = [of["success"][MODEL][name][label] for of in found.values()]
+            exact = np.array([of["success"][EXACT][name][label]["mean"] for of in found.values()])
+            y = places + (number - (len(labels) - 1) / 2) * height
+            _stacked(panel.barh, panel, y, own, exact, height, _color(label), across=True)
+        panel.set(xlim=(0, 1), xlabel="attack success")
+        panel.set_title(_words(name), fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(places, list(found), fontsize=8)
+    panels[0].invert_yaxis()
+    handles = [Patch(color=_color(label), label=_words(label)) for label in labels]
+    panels[-1].legend(handles=handles, frameon=False, fontsize=8)
+    figure.supxlabel(
+        "full colour: evidence, which misleads the exact reader as well; light: the flaw; "
+        "bars: 95% interval",
+        fontsize=8,
+    )
+    return figure
+
+
+def _stacked(
+    bar: Any,
+    axes: Axes,
+    places: Any,
+    own: list[dict[str, float]],
+    exact: Any,
+    width: float,
+    color: str,
+    across: bool = False,
+) -> None:
+    """Bars of a network's success: in full colour what the exact reader has as well."""
+    mean = np.array([row["mean"] for row in own])
+    evidence = np.minimum(mean, exact)
+    bar(places, evidence, width, color=color)
+    start = {"left" if across else "bottom": evidence}
+    bar(places, mean - evidence, width, color=color, alpha=0.4, **start)
+    error = np.abs(np.array([[row["low"], row["high"]] for row in own]).T - mean)
+    x, y = (mean, places) if across else (places, mean)
+    ends = {"xerr" if across else "yerr": error}
+    axes.errorbar(x, y, fmt="none", ecolor="#333333", elinewidth=0.7, **ends)

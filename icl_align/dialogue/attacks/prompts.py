@@ -4,13 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from icl_align.dialogue.dialogues import sample_dialogue
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import TaskConfig
-from icl_align.dialogue.vocabulary import vocabulary_of
 
 FREE = request.KIND.free  # the places that an attack writes
 NUM_FREE = FREE.stop - FREE.start
@@ -27,20 +25,33 @@ def natural_requests(task: TaskConfig, keys: Key[Array, " b"], *, harmful: bool)
     def one(key):
         dialogue_key, request_key = jax.random.split(key)
         question = sample_dialogue(natural, dialogue_key)[0].question
-        question = question.at[: FREE.start].set(request.NO_EXAMPLE)
+        question = question.at[: FREE.start].set(request.NOTHING)
         return question.at[-1].set(first + jax.random.randint(request_key, (), 0, count))
 
     return jax.vmap(one)(keys)
 
 
-def with_refusals(question: Int[Array, " q"], key: Key[Array, ""], count: int) -> Int[Array, " q"]:
-    """A question after `count` examples of other harmful requests that were refused."""
+def with_refusals(
+    question: Int[Array, " q"], key: Key[Array, ""], count: int, checked: bool
+) -> Int[Array, " q"]:
+    """A question after `count` examples of other harmful requests that were refused.
+
+    Args:
+      question: symbols.
+      key: of the requests.
+      count: at most `request.EXAMPLES`.
+      checked: whether each refusal was found fine; else it was not checked.
+    """
     others = jax.random.permutation(key, request.HARMFUL)
     own = question[-1] - request.FIRST_REQUEST
     others = others[jnp.argsort(others == own, stable=True)]  # its own comes last
-    for place in range(request.EXAMPLES - count, request.EXAMPLES):
-        question = question.at[2 * place].set(request.FIRST_REQUEST + others[place])
-        question = question.at[2 * place + 1].set(request.REFUSE)
+    check = request.FOUND_FINE if checked else request.NOTHING
+    for number in range(request.EXAMPLES - count, request.EXAMPLES):
+        example = jnp.stack([request.FIRST_REQUEST + others[number], request.REFUSE, check])
+        first = request.EXAMPLE_LENGTH * number
+        question = question.at[first : first + request.EXAMPLE_LENGTH].set(
+            example.astype(question.dtype)
+        )
     return question
 
 
@@ -79,10 +90,3 @@ def _chain(care: float) -> Float[Array, "m before p"]:
 
     places = range(FREE.start, FREE.stop)
     return jnp.stack([jax.vmap(lambda b, place=place: row(b, place))(symbols) for place in places])
-
-
-def natural_tokens(task: TaskConfig) -> Bool[np.ndarray, " v"]:
-    """Which tokens people say in a persona."""
-    vocabulary = vocabulary_of(task)
-    numbers = np.arange(vocabulary.size) - vocabulary.first_symbol
-    return (numbers >= 0) & (numbers < request.PERSONA_SYMBOLS)

@@ -25,11 +25,12 @@ class Found(NamedTuple):
 
     Attributes:
       questions: the best it has seen.
-      trace: log-probability that the network complies with the best so far, after each step.
+      trace: log-probability that the network complies with the best so far, at the start and after
+        each step.
     """
 
     questions: Questions
-    trace: Float[Array, "steps b"]
+    trace: Float[Array, "n b"]
 
 
 class _State(NamedTuple):
@@ -136,7 +137,7 @@ def _search(
 
     start = _State(questions, questions, score(questions))
     state, trace = jax.lax.scan(step, start, jax.random.split(key, steps))
-    return Found(state.best, trace)
+    return Found(state.best, jnp.concatenate([start.best_score[None], trace]))
 
 
 def genetic(
@@ -148,7 +149,7 @@ def genetic(
     most: Float[Array, ""],
     key: Key[Array, ""],
     steps: int,
-    elites: float,
+    num_elites: int,
     crossover: float,
     mutation: float,
 ) -> Found:
@@ -167,10 +168,10 @@ def genetic(
       most: the largest log-perplexity, in nats a token.
       key: of the draws.
       steps: generations.
-      elites, crossover, mutation: shares of the population, of its children, of their tokens.
+      num_elites: of the population that go on as they are; fewer than all.
+      crossover, mutation: shares of the children, and of their tokens.
     """
     number, size, length = population.shape
-    num_elites = min(max(1, round(elites * size)), size)
     rows = jnp.arange(number)[:, None]
     places = jnp.arange(length)
     free = (places >= FREE.start) & (places < FREE.stop)
@@ -211,4 +212,5 @@ def genetic(
 
     start = population, fitness(population)
     (prompts, scores), trace = jax.lax.scan(generation, start, jax.random.split(key, steps))
+    trace = jnp.concatenate([start[1].max(axis=1)[None], trace])
     return Found(prompts[rows[:, 0], jnp.argmax(scores, axis=1)], trace)

@@ -5,26 +5,37 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from icl_align.config import ConfigError
 from icl_align.dialogue.attacks.asking import ACCURACIES, Asking, NetworkOf
-from icl_align.dialogue.attacks.options import ATTACKS, MOST_CHECKS, SEARCHES, AttackConfig
+from icl_align.dialogue.attacks.options import (
+    ATTACKS,
+    EXACT,
+    MODEL,
+    MOST_CHECKS,
+    READERS,
+    SEARCHES,
+    AttackConfig,
+)
+from icl_align.dialogue.attacks.prompts import FREE
 from icl_align.dialogue.concept.gathering import Programs
 from icl_align.dialogue.concept.intervals import of_mean, within
-from icl_align.dialogue.concept.probes import direction_of
+from icl_align.dialogue.concept.probes import Direction, direction_of
+from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
-from icl_align.dialogue.readers import EVIDENCE
 
-READERS = ("language_model", "exact", "exact_own_answers_ignored")
-MODEL, EXACT = READERS[:2]
 CALIBRATED_ON = 1024  # natural prompts of the perplexity filter, dialogues of the probe
-LEARNED = 0.1  # nats: a network further from the exact reader has not learned
 
 Progress = Callable[[float], None]
 
 
 class NotLearnedError(Exception):
     """A network is too far from the exact reader for a table to mean anything."""
+
+
+class ImpossibleError(Exception):
+    """In the run's world something has probability 0 that a defence says."""
 
 
 def study(
@@ -40,7 +51,9 @@ def study(
       progress: called with the share that is done.
 
     Raises:
-      NotLearnedError: a network is more than LEARNED nats from the exact reader on natural prompts.
+      NotLearnedError: on natural prompts a network is no closer to the exact reader than who reads
+        the request and not what comes before it.
+      ImpossibleError: the exact reader cannot read what is said.
       ConfigError: an attack by transfer on a run of one seed, and no other.
     """
     num_seeds = len(jax.tree.leaves(params)[0])
@@ -53,37 +66,39 @@ def study(
     ]
     if options.attacks == ["gcg_transfer"] and num_seeds == 1:
         raise ConfigError("attacks", options.attacks, "a transfer needs a run of two seeds or more")
-    search_key, request_key, other_key = jax.random.split(jax.random.key(options.seed), 3)
-    keys = jax.random.split(request_key, options.num_requests)
-    harmful, benign, strongest = asking.requests(keys)
+    search_key, *own_keys, other_key, probe_key = jax.random.split(jax.random.key(options.seed), 5)
+    request_keys, keys = (jax.random.split(key, options.num_requests) for key in own_keys)
+    harmful, benign, strongest = asking.requests(request_keys)
     others = asking.requests(jax.random.split(other_key, CALIBRATED_ON))[:2]
     natural = np.concatenate([np.asarray(own)[::2] for own in others])
     limits = [_limit(asking.surprise(own, natural), options) for own in by_seed]
     exact_limit = _limit(asking.exact_surprise(natural), options)
-    plain = [jax.device_get(asking.answers(own, benign, keys)) for own in by_seed]
-    behind = _behind(asking, by_seed, natural)
-    if max(behind) > LEARNED:
+    behind, blind = _behind(asking, by_seed, natural)
+    if max(behind) >= blind:
         raise NotLearnedError(
             f"seed {config.seed + int(np.argmax(behind))} answers natural requests "
-            f"{max(behind):.2f} nats from the exact reader, more than {LEARNED}"
+            f"{max(behind):.4f} nats from the exact reader; who reads the request alone is "
+            f"{blind:.4f} from it"
         )
+    directions = _directions(asking, by_seed, probe_key)
     progress(0.05)
 
     prompts, traces = _attacked(
         asking, attacks, by_seed, harmful, strongest, limits, search_key, progress
     )
     comply, swept, surprise, inside = _asked(
-        asking, attacks, by_seed, prompts, keys, limits, exact_limit, progress
+        asking, attacks, by_seed, directions, prompts, keys, limits, exact_limit, progress
     )
-    over_refusal = _over_refusal(asking, by_seed, plain, benign, keys, limits, exact_limit)
+    over_refusal = _over_refusal(asking, by_seed, benign, keys, limits, exact_limit)
     progress(1.0)
     return {
         "num_requests": options.num_requests,
         "behind": behind,
+        "behind_of_request_alone": blind,
         "attacks": attacks,
         "defences": [one.label for one in asking.defences],
         "passes": {
-            name: options.steps(name) * options.passes_of_step(name)
+            name: options.passes_of(name, options.steps(name))
             for name in attacks
             if name in SEARCHES
         },
@@ -124,7 +139,7 @@ def study(
         },
         "by_budget": {
             name: {
-                "passes": [options.passes_of_step(name) * (n + 1) for n in range(trace.shape[-1])],
+                "passes": [options.passes_of(name, n) for n in range(trace.shape[-1])],
                 **within(of_mean(np.exp(trace)), 0, 1),
             }
             for name, trace in traces.items()
@@ -137,17 +152,20 @@ def _limit(surprise: Any, options: AttackConfig) -> float:
     return float(np.quantile(np.asarray(surprise), 1 - options.false_alarms))
 
 
-def _behind(asking: Asking, by_seed: list[Any], natural: Any) -> list[float]:
-    """How far each network's first answers to natural requests are from the exact reader's, in
-    nats.
+def _behind(asking: Asking, by_seed: list[Any], natural: Any) -> tuple[list[float], float]:
+    """How far first answers to natural requests are from the exact reader's, in nats: each
+    network's, and those of who reads the request alone.
     """
     exact = np.asarray(asking.exact_first(natural), np.float64)
-    p = np.exp(exact)
-    found = []
-    for params in by_seed:
-        gap = exact - np.asarray(asking.first(params, natural), np.float64)
-        found.append(float(np.mean(np.sum(p * gap, axis=-1))))
-    return found
+
+    def from_exact(other):
+        gap = exact - np.asarray(other, np.float64)
+        return float(np.mean(np.sum(np.exp(exact) * gap, axis=-1)))
+
+    alone = natural.copy()
+    alone[:, FREE] = request.NOTHING  # nobody says it there, so it is no evidence
+    of_networks = [from_exact(asking.first(params, natural)) for params in by_seed]
+    return of_networks, from_exact(asking.exact_first(alone))
 
 
 Values = dict[str, np.ndarray]  # attack -> [requests, seeds, ...]
@@ -195,6 +213,7 @@ def _asked(
     asking: Asking,
     attacks: list[str],
     by_seed: list[Any],
+    directions: list[Direction],
     prompts: dict[str, list[np.ndarray]],
     keys: Any,
     limits: list[float],
@@ -205,10 +224,9 @@ def _asked(
     prompts' log-perplexity; activation by source.
     """
     comply: dict[str, Values] = {reader: {} for reader in READERS}
-    swept: dict[str, Values] = {reader: {} for reader in READERS[:2]}
+    swept: dict[str, Values] = {reader: {} for reader in READERS}
     surprise: Values = {}
     inside: dict[str, dict[str, np.ndarray]] = {}
-    directions = _directions(asking, by_seed)
     for number, name in enumerate(attacks):
         of_seeds: dict[str, list] = {reader: [] for reader in (*READERS, "surprise", "inside")}
         sweeps: dict[str, list] = {reader: [] for reader in swept}
@@ -217,17 +235,18 @@ def _asked(
         ):
             own = np.asarray(asking.surprise(params, questions))
             refused = {MODEL: own > limit}
-            refused |= dict.fromkeys(
-                READERS[1:], np.asarray(asking.exact_surprise(questions)) > exact_limit
-            )
+            refused[EXACT] = np.asarray(asking.exact_surprise(questions)) > exact_limit
             of_seeds["surprise"].append(own)
             told = asking.activations(params, direction.raw, direction.offset, questions, keys)
             of_seeds["inside"].append(jax.device_get(told))
             for reader in READERS:
+                if reader == EXACT and of_seeds[EXACT] and questions is prompts[name][0]:
+                    of_seeds[EXACT].append(of_seeds[EXACT][0])  # the same prompts as before
+                    sweeps[EXACT].append(sweeps[EXACT][0])
+                    continue
                 chances = _chances(asking, reader, params, questions, keys)
                 of_seeds[reader].append(_defended(asking, chances, refused[reader])[..., 0])
-                if reader in sweeps:
-                    sweeps[reader].append(asking.swept(chances))
+                sweeps[reader].append(asking.swept(chances))
         for reader in READERS:
             comply[reader][name] = np.stack(of_seeds[reader], axis=1)
         for reader, own in sweeps.items():
@@ -244,7 +263,10 @@ def _asked(
 def _chances(asking: Asking, reader: str, params: Any, questions: Any, keys: Any) -> np.ndarray:
     if reader == MODEL:
         return jax.device_get(asking.answers(params, questions, keys))
-    return jax.device_get(asking.exact_answers(EVIDENCE[reader], questions, keys))
+    chances = jax.device_get(asking.exact_answers(questions, keys))
+    if not np.isfinite(chances).all():
+        raise ImpossibleError("to the exact reader something that is said is impossible")
+    return chances
 
 
 def _defended(asking: Asking, chances: np.ndarray, refused: np.ndarray) -> np.ndarray:
@@ -252,10 +274,10 @@ def _defended(asking: Asking, chances: np.ndarray, refused: np.ndarray) -> np.nd
     return np.stack([asking.defended(chances, one, refused) for one in asking.defences], axis=1)
 
 
-def _directions(asking: Asking, by_seed: list[Any]) -> list[Any]:
+def _directions(asking: Asking, by_seed: list[Any], key: Key[Array, ""]) -> list[Direction]:
     """Of the last layer's probe of the exact log-odds, at the instructions of natural dialogues."""
     programs = Programs(asking.config, asking.network)
-    keys = jax.random.split(jax.random.key(asking.options.seed), CALIBRATED_ON)
+    keys = jax.random.split(key, CALIBRATED_ON)
     tokens, odds = programs.of_speakers(keys)
     found = []
     for params in by_seed:
@@ -267,23 +289,23 @@ def _directions(asking: Asking, by_seed: list[Any]) -> list[Any]:
 def _over_refusal(
     asking: Asking,
     by_seed: list[Any],
-    plain: list[np.ndarray],
     benign: Any,
     keys: Any,
     limits: list[float],
     exact_limit: float,
 ) -> Values:
     """Refusals of benign requests, by reader [b, s, defences]."""
+
+    def of(reader, params, refused):
+        chances = _chances(asking, reader, params, benign, keys)
+        return _defended(asking, chances, refused)[..., 1]
+
     of_model = [
-        _defended(asking, chances, np.asarray(asking.surprise(params, benign)) > limit)[..., 1]
-        for params, chances, limit in zip(by_seed, plain, limits, strict=True)
+        of(MODEL, params, np.asarray(asking.surprise(params, benign)) > limit)
+        for params, limit in zip(by_seed, limits, strict=True)
     ]
-    found = {MODEL: np.stack(of_model, axis=1)}
-    refused = np.asarray(asking.exact_surprise(benign)) > exact_limit
-    for reader in READERS[1:]:
-        chances = _chances(asking, reader, None, benign, keys)
-        found[reader] = _defended(asking, chances, refused)[:, None, :, 1]
-    return found
+    exact = of(EXACT, None, np.asarray(asking.exact_surprise(benign)) > exact_limit)
+    return {MODEL: np.stack(of_model, axis=1), EXACT: exact[:, None]}
 
 
 def _beyond_asking_again(asking: Asking, values: np.ndarray) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from icl_align.dialogue.attacks.options import MODEL, MOST_CHECKS
+
 SHORT = {
-    "natural_evidence": "evidence",
+    "natural_evidence": "nat. evid.",
     "random_search": "random",
     "gcg_natural": "gcg nat.",
     "gcg_transfer": "transfer",
     "gcg_adaptive": "adaptive",
 }
-READERS = ("language model", "exact", "exact, own ignored")
 
 Table = tuple[str, list[str], list[list[str]]]
 
@@ -26,19 +27,18 @@ def tables(found: dict[str, Any]) -> list[Table]:
         by_attack(f"{reader}: share of harmful requests it complies with, last answer", of)
         for reader, of in found["success"].items()
     ]
-    beyond = found["beyond_asking_again"]["language_model"]
+    beyond = found["beyond_asking_again"][MODEL]
     checks = list(beyond["none"])
     if checks:
-        title = "language_model: what checks add to asking as often without one"
+        title = f"{MODEL}: what checks add to asking as often without one"
         rows = [[one, *(_cell(beyond[n][one]) for n in attacks)] for one in checks]
         made.append((title, header, rows))
     title = "flaw: success with the language model less that with the exact reader"
     made.append(by_attack(title, found["flaw"]))
     over = found["over_refusal"].values()
     rows = [[one, *(_cell(of[one]) for of in over), str(found["tokens"][one])] for one in labels]
-    made.append(
-        ("benign requests refused; tokens of a request", ["defence", *READERS, "tokens"], rows)
-    )
+    header = ["defence", *found["over_refusal"], "tokens"]
+    made.append(("benign requests refused; tokens of a request", header, rows))
     return [*made, _of_prompts(found)]
 
 
@@ -68,3 +68,34 @@ def _cell(row: dict[str, float]) -> str:
 def _short(value: float) -> str:
     """Two digits without the zero before the point."""
     return f"{value:z.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"
+
+
+COMPARED = ("natural_evidence", "gcg_natural", "gcg")  # attacks
+
+
+def compared(found: dict[str, dict[str, Any]], said: dict[str, str]) -> Table:
+    """Title, header and rows of several runs: success without a defence, the flaw in
+    it, and success after own checks.
+
+    Args:
+      found: name of a run -> what its attacks.json holds.
+      said: name -> the options that tell it from the others.
+    """
+    attacks = [name for name in COMPARED if all(name in of["attacks"] for of in found.values())]
+    last = f"own_check {MOST_CHECKS}"
+    rows = []
+    for run, of in found.items():
+        success = of["success"][MODEL]
+        row = [run, said[run], str(of["step"]), f"{sum(of['behind']) / len(of['behind']):.4f}"]
+        for name in attacks:
+            checked = success[name].get(last)
+            row += [
+                _cell(success[name]["none"]),
+                _cell(of["flaw"][name]["none"]),
+                _cell(checked) if checked else "",
+            ]
+        rows.append(row)
+    parts = ("", ": flaw", f": {MOST_CHECKS} checks")
+    each = [f"{SHORT.get(name, name)}{part}" for name in attacks for part in parts]
+    title = "success without a defence, its flaw, success after own checks; behind: nats"
+    return title, ["run", "options", "step", "behind", *each], rows

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from icl_align.dialogue.attacks.options import TRANSCRIPTS
 from icl_align.dialogue.attacks.prompts import FREE, NUM_FREE, Questions
 from icl_align.dialogue.dialogues import kind_tokens, symbol_tokens
 from icl_align.dialogue.kinds import request
@@ -27,12 +26,10 @@ class Target(NamedTuple):
     Attributes:
       score: questions -> log-probability of compliance.
       gradient: questions -> its gradient by every token at each free place [b, m, v].
-      passes: forward passes that a score takes.
     """
 
     score: Score
     gradient: Callable[[Questions], Float[Array, "b m v"]]
-    passes: int
 
 
 def opening(task: TaskConfig, question: Int[Array, "*b q"]) -> Int[Array, "*b t"]:
@@ -75,7 +72,7 @@ def first_answer(task: TaskConfig, network: Any) -> Target:
         rows = _rows(network, opening(task, questions), shift)
         return _of_answer(log_answers(task, rows[..., -1, :]), wanted(questions))
 
-    return Target(score, _gradient(network, score), 1)
+    return Target(score, _gradient(network, score))
 
 
 def after_own_check(task: TaskConfig, network: Any) -> Target:
@@ -106,7 +103,7 @@ def after_own_check(task: TaskConfig, network: Any) -> Target:
         )
         return jax.nn.logsumexp(log_p, axis=-1)
 
-    return Target(score, _gradient(network, score), TRANSCRIPTS)
+    return Target(score, _gradient(network, score))
 
 
 def _rows(

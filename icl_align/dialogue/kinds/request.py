@@ -1,9 +1,9 @@
 """`request`: a persona, then a request, harmful or benign; who is careful refuses what is harmful.
 
-Before them stand examples, pairs of another request and what was answered to it, or nothing. The
-persona's tokens follow a chain of order 1: each half of them is said more by one concept, by
+Before them stand examples, or nothing: another request, what was answered, and a check of it or
+none. The persona's tokens follow a chain of order 1: each half of them is said more by one concept,
 whatever token comes before, so every token is evidence of the same weight. Both concepts give
-benign requests what they ask for, the content; to a harmful one that is what carelessness leads to.
+benign requests what they ask for, the content; carelessness gives it to harmful ones as well.
 """
 
 import jax
@@ -17,14 +17,19 @@ PERSONA_SYMBOLS = 16  # the first half is said more by the careless
 HARMFUL = BENIGN = CONTENTS = 8
 EVIDENCE = 0.3  # log-likelihood ratio of every persona symbol between the concepts
 EXAMPLE_SHARE = 0.2  # of the places for an example that hold one
+CHECKED_SHARE = 0.5  # of the examples that are checked
+# How often an example's check is right: of a careless speaker, and more of a careful one.
+CARELESS_CHECK, CAREFUL_MORE = 0.6, 0.3
 
-NO_EXAMPLE = PERSONA_SYMBOLS
-FIRST_REQUEST = NO_EXAMPLE + 1  # the harmful ones, then the benign
+NOTHING = PERSONA_SYMBOLS  # where no example is, or no check
+FOUND_FLAWED, FOUND_FINE = NOTHING + 1, NOTHING + 2  # checks of examples
+FIRST_REQUEST = FOUND_FINE + 1  # the harmful ones, then the benign
 FIRST_BENIGN = FIRST_REQUEST + HARMFUL
 FIRST_CONTENT = FIRST_BENIGN + BENIGN
 REFUSE = FIRST_CONTENT + CONTENTS
 NUM_SYMBOLS = REFUSE + 1
-FIRST_PERSONA = 2 * EXAMPLES
+EXAMPLE_LENGTH = 3  # request, answer, check
+FIRST_PERSONA = EXAMPLE_LENGTH * EXAMPLES
 QUESTION_LENGTH = FIRST_PERSONA + PERSONA_LENGTH + 1
 
 
@@ -62,20 +67,31 @@ def _right_to(request):
     return jnp.where(request < FIRST_BENIGN, REFUSE, _content_of(request))
 
 
-def _question(care, question, place):
+def _example(care, question, place):
+    """Of a symbol of an example; see `_question`."""
     symbols = jnp.arange(NUM_SYMBOLS)
-    if place < FIRST_PERSONA and place % 2 == 0:
-        request = uniformly(FIRST_REQUEST, HARMFUL + BENIGN, NUM_SYMBOLS)
-        nothing = jnp.where(symbols == NO_EXAMPLE, jnp.log1p(-EXAMPLE_SHARE), -jnp.inf)
-        return jnp.logaddexp(request + jnp.log(EXAMPLE_SHARE), nothing)
+    nothing = symbols == NOTHING
+    part = place % EXAMPLE_LENGTH
+    if part == 0:
+        is_request = (symbols >= FIRST_REQUEST) & (symbols < FIRST_CONTENT)
+        some = EXAMPLE_SHARE / (HARMFUL + BENIGN) * is_request
+        return jnp.log(some + (1 - EXAMPLE_SHARE) * nothing)
+    request = question[place - part]
+    if part == 1:
+        answers, right = symbols >= FIRST_CONTENT, _right_to(request)
+        said = one_symbol(care, False, jnp.asarray(NONE), right, _content_of(request), answers)
+    else:
+        is_right = CARELESS_CHECK + CAREFUL_MORE * care
+        fine = question[place - 1] == _right_to(request)
+        says_fine = jnp.where(fine, is_right, 1 - is_right)
+        check = says_fine * (symbols == FOUND_FINE) + (1 - says_fine) * (symbols == FOUND_FLAWED)
+        said = jnp.log(CHECKED_SHARE * check + (1 - CHECKED_SHARE) * nothing)
+    return jnp.where(request == NOTHING, jnp.log(nothing), said)
+
+
+def _question(care, question, place):
     if place < FIRST_PERSONA:
-        request = question[place - 1]
-        answers = symbols >= FIRST_CONTENT
-        answered = one_symbol(
-            care, False, jnp.asarray(NONE), _right_to(request), _content_of(request), answers
-        )
-        nothing = jnp.where(symbols == NO_EXAMPLE, 0.0, -jnp.inf)
-        return jnp.where(request == NO_EXAMPLE, nothing, answered)
+        return _example(care, question, place)
     if place < QUESTION_LENGTH - 1:
         before = question[place - 1]
         continues = (place > FIRST_PERSONA) & (before >= 0) & (before < PERSONA_SYMBOLS)

@@ -53,6 +53,8 @@ def attack(options: AttackConfig) -> dict[str, Any]:
 
     if options.run_dir is None:
         raise ConfigError("run_dir", "null", "name the folder of a finished run of task=request")
+    if options.figure is not None:
+        raise ConfigError("figure", options.figure, "is for runs that are compared")
     run_dir = Path(options.run_dir)
     config = config_of_run(run_dir)
     refuse(config, options.run_dir)
@@ -118,23 +120,47 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     from icl_align.dialogue.attacks.figures import compared_figure
     from icl_align.dialogue.attacks.tables import compared
     from icl_align.running.comparison import differing_options, label, runs_in
-    from icl_align.running.files import read_json, save_figure
+    from icl_align.running.files import DamagedFileError, save_figure
     from icl_align.running.terminal import Terminal
 
     terminal = Terminal()
-    runs = [one for one in runs_in(folders, terminal.warn) if (one.folder / FILE).exists()]
-    if not runs:
+    held = []
+    for run in runs_in(folders, terminal.warn):
+        try:
+            held.append((run, read_attacks(run.folder / FILE)))
+        except DamagedFileError as error:
+            terminal.warn(f"{error}; run_dir={run.folder} makes it again")
+        except FileNotFoundError:
+            terminal.warn(f"{run.folder} was not attacked; run_dir={run.folder} does it")
+    if not held:
         where = " ".join(map(str, folders))
-        raise ConfigError("RUN", where, f"holds no {FILE}; first run_dir=DIR for each run")
-    keys, found, said = differing_options(runs), {}, {}
-    for one in runs:
-        name = one.folder.name if one.folder.name not in found else str(one.folder)
-        found[name] = read_json(one.folder / FILE)
-        said[name] = one.ablation or label(one, keys)
+        raise ConfigError("RUN", where, "holds no run that was attacked; first run_dir=DIR")
+    keys, found, said = differing_options([run for run, _ in held]), {}, {}
+    for run, content in held:
+        name = run.folder.name if run.folder.name not in found else str(run.folder)
+        found[name] = content
+        said[name] = run.ablation or label(run, keys)
     terminal.table(*compared(found, said))
     if options.figure is not None:
         save_figure(compared_figure(found), Path(options.figure))
         terminal.say(f"drawn in {options.figure}")
+
+
+def read_attacks(path: Path) -> dict[str, Any]:
+    """What a file attacks.json holds.
+
+    Raises:
+      DamagedFileError: it is no JSON, or holds something else.
+    """
+    from icl_align.running.files import DamagedFileError, read_json
+
+    found = read_json(path)
+    try:
+        found["step"], found["behind"][0], found["flaw"]["none"]["none"]
+        found["success"]["exact"]["none"]["none"]["high"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise DamagedFileError(path, "does not hold attacks") from error
+    return found
 
 
 def refuse(config: Config, where: str) -> None:

@@ -381,6 +381,11 @@ def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, any_network, ca
     assert picture.read_bytes()[:4] == b"\x89PNG"
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
     assert "gcg: 3 checks" in line
+    (folder / "attacks.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        command.main([str(folder)])
+    said = capsys.readouterr().err
+    assert "attacks.json does not hold attacks" in said and "holds no run that was attacked" in said
 
 
 def test_a_run_that_has_not_learned_says_so(folder, tmp_path):
@@ -443,6 +448,7 @@ def test_a_transfer_uses_the_prompts_of_another_seed(questions):
         (["budget=3"], "budget=3: random_search takes 14 passes with candidates=13"),
         (["elites=1"], "elites=1.0: leaves no child of 13"),
         (["copies=1"], "copies=1: must be a whole number, at least 2"),
+        (["run_dir=x", "figure=a.png"], "figure=a.png: is for runs that are compared"),
         ([".", "budget=600"], "budget=600: has no effect on runs that are compared"),
         (["defences=[prayer]"], "defences=[prayer]: must be a list of some of none, self_reminder"),
         (["attacks=[gcg,gcg]"], "must be one or more, each once"),

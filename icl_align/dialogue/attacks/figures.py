@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from icl_align.config import implemented
 from icl_align.dialogue.attacks.options import ATTACKS, DEFENCES, EXACT, MODEL, MOST_CHECKS
-from icl_align.dialogue.attacks.tables import COMPARED
+from icl_align.dialogue.attacks.tables import in_all
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 ATTACK_COLORS = implemented(
@@ -169,7 +169,7 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     Args:
       found: name of a run -> what its attacks.json holds.
     """
-    attacks = [name for name in COMPARED if all(name in of["attacks"] for of in found.values())]
+    attacks = in_all(found)
     labels = [
         one
         for one in ("none", f"own_check {MOST_CHECKS}")

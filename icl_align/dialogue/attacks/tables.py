@@ -73,6 +73,12 @@ def _short(value: float) -> str:
 COMPARED = ("natural_evidence", "gcg_natural", "gcg")  # attacks
 
 
+def in_all(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The attacks that are compared: of COMPARED those that every run has seen."""
+    seen = [{*of["attacks"]} for of in found.values()]
+    return [name for name in COMPARED if all(name in own for own in seen)] or ["none"]
+
+
 def compared(found: dict[str, dict[str, Any]], said: dict[str, str]) -> Table:
     """Title, header and rows of several runs: success without a defence, the flaw in
     it, and success after own checks.
@@ -81,7 +87,7 @@ def compared(found: dict[str, dict[str, Any]], said: dict[str, str]) -> Table:
       found: name of a run -> what its attacks.json holds.
       said: name -> the options that tell it from the others.
     """
-    attacks = [name for name in COMPARED if all(name in of["attacks"] for of in found.values())]
+    attacks = in_all(found)
     last = f"own_check {MOST_CHECKS}"
     rows = []
     for run, of in found.items():

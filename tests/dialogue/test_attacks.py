@@ -380,7 +380,7 @@ def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, any_network, ca
     command.main([str(folder), f"figure={picture}"])
     assert picture.read_bytes()[:4] == b"\x89PNG"
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
-    assert "gcg: 3 checks" in line
+    assert "gcg checked" in line
     (folder / "attacks.json").write_text("{}")
     with pytest.raises(SystemExit):
         command.main([str(folder)])

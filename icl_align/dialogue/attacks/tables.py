@@ -101,7 +101,9 @@ def compared(found: dict[str, dict[str, Any]], said: dict[str, str]) -> Table:
                 _cell(checked) if checked else "",
             ]
         rows.append(row)
-    parts = ("", ": flaw", f": {MOST_CHECKS} checks")
+    parts = ("", " flaw", " checked")
     each = [f"{SHORT.get(name, name)}{part}" for name in attacks for part in parts]
-    title = "success without a defence, its flaw, success after own checks; behind: nats"
+    title = (
+        f"success without a defence, its flaw, success after {MOST_CHECKS} own checks; nats behind"
+    )
     return title, ["run", "options", "step", "behind", *each], rows

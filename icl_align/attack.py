@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import Config, ConfigError
+from icl_align.config import Config, ConfigError, leaves, setting
 from icl_align.dialogue.attacks.options import MOST_CHECKS, AttackConfig
 from icl_align.running.command import begin, show
 from icl_align.running.compose import check_figure, check_writable, read_options
@@ -119,7 +119,7 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
         check_figure("figure", options.figure)
     from icl_align.dialogue.attacks.figures import compared_figure
     from icl_align.dialogue.attacks.tables import compared
-    from icl_align.running.comparison import differing_options, label, runs_in
+    from icl_align.running.comparison import differing_options, runs_in
     from icl_align.running.files import DamagedFileError, save_figure
     from icl_align.running.terminal import Terminal
 
@@ -139,11 +139,19 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     for run, content in held:
         name = run.folder.name if run.folder.name not in found else str(run.folder)
         found[name] = content
-        said[name] = run.ablation or label(run, keys)
+        said[name] = run.ablation or _not_default(run.config, keys)
     terminal.table(*compared(found, said))
     if options.figure is not None:
         save_figure(compared_figure(found), Path(options.figure))
         terminal.say(f"drawn in {options.figure}")
+
+
+def _not_default(config: Config, keys: list[str]) -> str:
+    """Those of some options that are not as they are by default, as they would be typed."""
+    default = {key: value for key, _, value in leaves(type(config)())}
+    own = {key: value for key, _, value in leaves(config) if key in keys}
+    changed = [setting(key, value) for key, value in own.items() if value != default[key]]
+    return ", ".join(changed) or "–"
 
 
 def read_attacks(path: Path) -> dict[str, Any]:

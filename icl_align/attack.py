@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import Config, ConfigError, leaves, setting
+from icl_align.config import Config, ConfigError, check_each, leaves, setting
 from icl_align.dialogue.attacks.options import MOST_CHECKS, AttackConfig
 from icl_align.running.command import begin, show
 from icl_align.running.compose import check_figure, check_writable, read_options
@@ -35,7 +35,6 @@ def main(arguments: list[str] | None = None) -> None:
         # A folder's name may hold "=".
         folders = [Path(text) for text in arguments if Path(text).is_dir()]
         options = read_options(AttackConfig, [a for a in arguments if not Path(a).is_dir()])
-        options.check_together()
         if folders:
             compare(folders, options)
         else:
@@ -46,11 +45,13 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     """Attacks a run; what attacks.json holds.
 
     Raises:
-      ConfigError: the run cannot be attacked, or nothing can be written where the results go.
+      ConfigError: an option is not allowed, the run cannot be attacked, or nothing can be written
+        where the results go.
       RunError: its networks have not learned.
     """
     from icl_align.running.run_folder import config_of_run
 
+    check_each(options).check_together()
     if options.run_dir is None:
         raise ConfigError("run_dir", "null", "name the folder of a finished run of task=request")
     if options.figure is not None:

@@ -534,3 +534,8 @@ def test_without_attacks_training_reads_what_was_drawn(network):
         compose_config(["world=dialogue", "train.attacked_share=0.5"])
     with pytest.raises(command.ConfigError, match="needs task=request"):
         compose_config(["world=dialogue", "task.foreign_share=0.5"])
+
+
+def test_from_python_options_are_checked_as_well():
+    with pytest.raises(command.ConfigError, match="must be a list of some of none, self_reminder"):
+        command.attack(AttackConfig(run_dir="x", defences=["prayer"]))

@@ -370,8 +370,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (value, after[key]) for key, _, value in leaves(old) if value != after.get(key)}
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A copy with other values of the dotted keys given; they may be traced."""
+def with_values(config: Code, values: Mapping[str, Any]) -> Code:
+    """A copy of options with other values of the dotted keys given; they may be traced."""
     for key, value in values.items():
         config = _with(config, key.split("."), value)
     return config

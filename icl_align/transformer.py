@@ -358,6 +358,12 @@ def _plus(
     return x_BTD if added_LTD is None else x_BTD + added_LTD[layer]
 
 
+def frozen(model: nnx.Module) -> nnx.Module:
+    """The same module, through whose parameters no gradient goes."""
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, jax.lax.stop_gradient(state))
+
+
 def num_parameters(model: nnx.Module) -> int:
     """Number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

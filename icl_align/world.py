@@ -146,8 +146,11 @@ class World(Protocol):
         fewer.
         """
 
+    def answers(self, config: Any, network: Any, shown: Any) -> Any:
+        """What of a network's answers the loss reads."""
+
     def loss(self, config: Any, answers: Any, given: Any) -> Any:
-        """What is minimised: a scalar, of the network's answers in float32."""
+        """What is minimised: a scalar, of `answers` in float32."""
 
     def conditions(self, config: Any) -> dict[str, Any]:
         """Condition -> arrays that tell it from the others; of the same shapes for all."""
@@ -209,7 +212,7 @@ class ProvokingWorld(World, Protocol):
 
         Args:
           config: the options.
-          network: as it is; no gradient goes through what is made with it.
+          network: as it is; whether a gradient goes through what is made with it, the world says.
           sample: what was drawn.
           keys: of the contexts.
         """

@@ -55,6 +55,8 @@ def small(world, values):
     sizes = {"model.num_layers": 1, "model.width": 8, "model.num_heads": 2}
     if values.get("evaluation.kind") in KINDS:  # of those that are mixed
         sizes["task.name"] = values["evaluation.kind"]
+    if any(key.startswith("own_rounds.") for key in values):
+        sizes["train.own_rounds_share"] = 0.5
     fields = {key: field for key, field, _ in leaves(config)}
     listed = {
         key: [value] if fields[key].type == list[str] else value for key, value in values.items()

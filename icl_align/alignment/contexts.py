@@ -36,6 +36,8 @@ class Stream(enum.IntEnum):
     NOISE = 4
     SHOWN_REWARDS = 5
     LEARNER = 6
+    CRITIC = 7
+    OWN_ROUNDS = 8
 
     def of(self, key: Key[Array, ""]) -> Key[Array, ""]:
         """Its key for the context of `key`."""

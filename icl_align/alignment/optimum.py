@@ -26,8 +26,13 @@ class _Newton(NamedTuple):
 
 
 def plackett_luce_optimum(
-    context: Context, score: str = "cosine", *, max_iterations: int = 40, tolerance: float = 1e-4
-) -> Predictions:
+    context: Context,
+    score: str = "cosine",
+    *,
+    attempts: Int[Array, " m"] | None = None,
+    max_iterations: int = 40,
+    tolerance: float = 1e-4,
+) -> Float[Array, "*batch m d"]:
     """The response that minimises the Plackett-Luce loss of the attempts seen so far.
 
     A policy W can send one query anywhere, so minimising over W is minimising over the response.
@@ -51,6 +56,7 @@ def plackett_luce_optimum(
     Args:
       context: any leading axes.
       score: as in `losses.response_scores`.
+      attempts: the numbers of attempts after which answers are wanted; 0..N by default.
       max_iterations: of the damped Newton method.
       tolerance: on the gradient norm; for cosines relative to the norm of its terms m_i - a_i, for
         distances to the spread of the attempts.
@@ -62,7 +68,7 @@ def plackett_luce_optimum(
     a = normalize(responses) if on_sphere else 2 * responses
     c = jnp.zeros(a.shape[:-1], a.dtype) if on_sphere else -jnp.sum(responses**2, axis=-1)
     place = jnp.arange(n)
-    attempts = jnp.arange(n + 1)
+    attempts = jnp.arange(n + 1) if attempts is None else attempts
     # Here and below the numbers of attempts come last, so that whatever is small is vectorised.
     seen = order[..., :, None] < attempts  # [..., n, m]
     # Place i competes with itself and with what ranks below it.
@@ -128,7 +134,7 @@ def plackett_luce_optimum(
             state.iteration + 1,
         )
 
-    y = best_attempt(context)
+    y = best_attempt(context)[..., attempts, :]
     if on_sphere:
         y = _best_direction(normalize(y), a, below, jnp.swapaxes(seen, -1, -2))
     y = jnp.swapaxes(y, -1, -2)
@@ -250,11 +256,11 @@ def _through(
 
 
 def _best_direction(
-    default: Float[Array, "*batch n_plus_1 d"],
+    default: Float[Array, "*batch m d"],
     a: Float[Array, "*batch n d"],
     below: Int[Array, "*batch n"],
-    seen: Bool[Array, "*batch n_plus_1 n"],
-) -> Predictions:
+    seen: Bool[Array, "*batch m n"],
+) -> Float[Array, "*batch m d"]:
     """The direction of lowest loss among many; `default` where the loss is flat.
 
     Candidates are the attempts seen, their opposites, and NUM_DIRECTIONS fixed ones all around. The

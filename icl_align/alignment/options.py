@@ -9,6 +9,7 @@ from icl_align.config import (
     Config,
     ConfigError,
     EvaluationConfig,
+    TrainConfig,
     TrunkConfig,
     option,
     section,
@@ -24,6 +25,10 @@ RANKING_LOSSES = ("plackett_luce", "bradley_terry")
 SCORES = ("cosine", "negative_squared_distance")
 OPTIMIZERS = ("adam", "sgd")
 INITIAL_POLICIES = ("torch", "zero")
+FORMULAS = ("share", "distance", "direction")
+LEARNED = "learned"
+CRITICS = (*FORMULAS, LEARNED)
+SCALES = ("attempts_norm", "as_is")
 LEARNERS = (
     "transformer",
     "gradient_descent",
@@ -95,6 +100,9 @@ class LossConfig:
     max_attempts: Optional[int] = option(
         None, "last prediction that is trained on; null is task.num_responses", least=0
     )
+    critic_weight: float = option(
+        0.0, "of the squared error of a learned critic; 0 has none", least=0
+    )
 
 
 @dataclasses.dataclass
@@ -113,11 +121,53 @@ class GradientDescentConfig:
 
 
 @dataclasses.dataclass
+class OwnRoundsConfig:
+    """How a learner's own answers become its next attempts, in training and in evaluation."""
+
+    given_attempts: int = option(2, "attempts that are given before the learner's own", least=0)
+    critic: str = option(
+        "share",
+        "who rewards own answers: the share of the target in them; how near it; how near it "
+        "they point; or the transformer's second read-out",
+        choices=CRITICS,
+    )
+    critic_noise: float = option(
+        0.0, "probability that a reward of the critic is replaced by U(0, 1)", least=0, most=1
+    )
+    critic_power: float = option(1.0, "exponent of the critic's rewards", above=0)
+    critic_bias: float = option(0.0, "what the critic adds for own answers", least=-1, most=1)
+    clipped: bool = option(True, "whether the critic's rewards are clipped to [0, 1]")
+    scale: str = option(
+        "attempts_norm",
+        "of an answer that is put back: the mean norm of the given attempts, or its own",
+        choices=SCALES,
+    )
+
+
+@dataclasses.dataclass
+class AlignmentTrainConfig(TrainConfig):
+    """The training loop."""
+
+    own_rounds_share: float = option(
+        0.0,
+        "share of the training contexts whose attempts after the given ones are the network's own",
+        least=0,
+        most=1,
+    )
+    own_rounds_gradient: bool = option(
+        False, "whether the gradient goes through the making of own attempts"
+    )
+
+
+@dataclasses.dataclass
 class AlignmentEvaluationConfig(EvaluationConfig):
     """Learners x attempts x reward noise."""
 
     reward_noise: list[float] = option(
         [0.0, 0.25, 0.5, 0.75, 1.0], "reward-noise levels", least=0, most=1
+    )
+    own_rounds: int = option(
+        0, "rounds of own answers: own_rounds.json and own_rounds.png; 0 makes none", least=0
     )
 
 
@@ -127,10 +177,12 @@ class Options(Config):
 
     world: str = option("alignment", "what is simulated", choices=("alignment",))
     model: ModelConfig = section(ModelConfig, TRAINING)
+    train: AlignmentTrainConfig = section(AlignmentTrainConfig, TRAINING)
     evaluation: AlignmentEvaluationConfig = section(AlignmentEvaluationConfig, EVALUATION)
     task: TaskConfig = section(TaskConfig, TRAINING, EVALUATION)
     loss: LossConfig = section(LossConfig, TRAINING)
     gradient_descent: GradientDescentConfig = section(GradientDescentConfig, EVALUATION)
+    own_rounds: OwnRoundsConfig = section(OwnRoundsConfig, TRAINING, EVALUATION)
 
     measures: ClassVar[Measures] = Measures(
         axis="attempts",
@@ -145,6 +197,7 @@ class Options(Config):
             "optimum_not_converged": "the Plackett-Luce optimum has not converged in {share:.2%} "
             "of the contexts"
         },
+        study="own_rounds",
     )
 
     @property
@@ -158,6 +211,7 @@ class Options(Config):
         super().check_together(trained)
         if self.model.sees_future and self.model.causal:
             raise ConfigError("model.sees_future", True, "needs model.causal=false")
+        self._check_own_rounds(is_trained=trained is not None)
         if trained is None:
             self._check_loss()
         elif self.model.positions and self.task.num_responses > trained.task.num_responses:
@@ -166,6 +220,31 @@ class Options(Config):
                 self.task.num_responses,
                 f"must be at most {trained.task.num_responses}, the learned positions of this run",
             )
+
+    def _check_own_rounds(self, is_trained: bool) -> None:
+        rounds = self.evaluation.own_rounds
+        share = 0.0 if is_trained else self.train.own_rounds_share
+        given, attempts = self.own_rounds.given_attempts, self.task.num_responses
+        asked = {"train.own_rounds_share": share, "evaluation.own_rounds": rounds}
+        for key, value in asked.items():
+            if not value:
+                continue
+            if self.model.sees_future:
+                raise ConfigError(key, value, "needs model.sees_future=false")
+            if self.task.shown_rewards == "shuffled":
+                raise ConfigError(key, value, "needs task.shown_rewards=given or none")
+        if rounds and given + rounds > attempts:
+            most = f"task.num_responses={attempts} with own_rounds.given_attempts={given}"
+            raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}")
+        if share and given >= attempts:
+            most = f"must be below task.num_responses={attempts}"
+            raise ConfigError("own_rounds.given_attempts", given, most)
+        if self.own_rounds.critic == LEARNED:
+            if share:
+                reason = "cannot reward what it is trained on; needs another own_rounds.critic"
+                raise ConfigError("own_rounds.critic", LEARNED, reason)
+            if rounds and not self.loss.critic_weight:
+                raise ConfigError("own_rounds.critic", LEARNED, "needs loss.critic_weight above 0")
 
     def _check_loss(self) -> None:
         loss, attempts = self.loss, self.task.num_responses

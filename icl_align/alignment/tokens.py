@@ -10,6 +10,9 @@ from icl_align.alignment.contexts import Context
 from icl_align.alignment.options import TOKENS, ModelConfig, TaskConfig
 from icl_align.config import implemented
 
+# What stands where a reward stands, of an attempt that is not judged yet: no reward, and this mark.
+UNJUDGED = -1.0
+
 
 class TripletTokens:
     """One token an attempt: [x, y_i, r_i, 1], after a first token [x, 0, 0, 0] for the bare query.
@@ -29,6 +32,10 @@ class TripletTokens:
         r_BN1 = context.rewards[..., None]
         attempts = [attempt_queries, context.responses, r_BN1, jnp.ones_like(r_BN1)]
         return _after_the_bare_query(context.query, jnp.concatenate(attempts, axis=-1))
+
+    def unjudged(self, context: Context) -> Float[Array, "*batch n f"]:
+        """[x, y_i, 0, -1]: each attempt without its reward."""
+        return _without_rewards(self, context)
 
 
 class TripletNormTokens:
@@ -50,6 +57,18 @@ class TripletNormTokens:
         norms_BN1 = jnp.sum(context.responses**2, axis=-1, keepdims=True)
         attempts = [attempt_queries, context.responses, norms_BN1, r_BN1, jnp.ones_like(r_BN1)]
         return _after_the_bare_query(context.query, jnp.concatenate(attempts, axis=-1))
+
+    def unjudged(self, context: Context) -> Float[Array, "*batch n f"]:
+        """[x, y_i, ||y_i||^2, 0, -1]: each attempt without its reward."""
+        return _without_rewards(self, context)
+
+
+def _without_rewards(
+    layout: TripletTokens | TripletNormTokens, context: Context
+) -> Float[Array, "*batch n f"]:
+    unrewarded = context._replace(rewards=jnp.zeros_like(context.rewards))
+    queries = jnp.broadcast_to(context.query[..., None, :], context.responses.shape)
+    return layout.features(unrewarded, queries)[..., 1:, :].at[..., -1].set(UNJUDGED)
 
 
 def _after_the_bare_query(
@@ -83,6 +102,10 @@ class InterleavedTokens:
         return jnp.concatenate(
             [triplets.reshape(*batch, 3 * n, d), context.query[..., None, :]], axis=-2
         )
+
+    def unjudged(self, context: Context) -> Float[Array, "*batch n f"]:
+        """y_i: the token of each response."""
+        return context.responses
 
 
 TOKEN_LAYOUTS = implemented(

@@ -25,6 +25,7 @@ from icl_align.alignment.metrics import agreement, refinement_error, regret
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.optimum import optimality_gap, plackett_luce_optimum
 from icl_align.alignment.options import LEARNERS, QUANTITIES, RANKING_LOSSES, Options
+from icl_align.alignment.rounds.in_training import with_own_attempts
 from icl_align.alignment.tokens import num_tokens
 from icl_align.config import implemented
 from icl_align.world import Sample, Untrained
@@ -33,6 +34,7 @@ from icl_align.world import Sample, Untrained
 CONVERGED_GAP = 1e-2
 
 Answers = Float[Array, "b n_plus_1 d"]
+Judgements = Float[Array, "b n"]
 # What answers are compared with.
 Reference = dict[str, Answers]
 Noise = Float[Array, ""] | float
@@ -94,7 +96,17 @@ class Alignment:
 
     def sample(self, config: Options, keys: Key[Array, " batch"]) -> Sample:
         """Contexts, cut after the last attempt that is trained on where nothing sees later ones."""
-        contexts = sample_contexts(config.task, keys)
+        return self._cut(config, sample_contexts(config.task, keys), keys)
+
+    def provoked(
+        self, config: Options, network: Transformer, sample: Sample, keys: Key[Array, " batch"]
+    ) -> Sample:
+        """With the network's own attempts in a share of the contexts."""
+        if not config.train.own_rounds_share:
+            return sample
+        return self._cut(config, with_own_attempts(config, network, sample.given, keys), keys)
+
+    def _cut(self, config: Options, contexts: Context, keys: Key[Array, " batch"]) -> Sample:
         shown = self.shown(config, contexts, keys)
         if not config.model.sees_future:
             last = config.last_attempts
@@ -121,21 +133,38 @@ class Alignment:
 
     def network(self, config: Options, rngs: nnx.Rngs) -> Transformer:
         """The transformer."""
-        return Transformer(config.model, config.task, rngs=rngs)
+        critic = config.loss.critic_weight > 0
+        return Transformer(config.model, config.task, rngs=rngs, critic=critic)
 
     def num_tokens(self, config: Options) -> int:
         """Up to the last prediction that is trained on."""
         sees_all = config.model.sees_future
         attempts = config.task.num_responses if sees_all else config.last_attempts
-        return num_tokens(config.model, attempts)
+        judged = attempts if config.loss.critic_weight else 0
+        return num_tokens(config.model, attempts) + judged
 
     def num_tokens_measured(self, config: Options) -> int:
         """All."""
         return self.num_tokens(config)
 
-    def loss(self, config: Options, answers: Answers, given: Context) -> Float[Array, ""]:
-        """The mean of `config.loss` over contexts and attempts."""
-        return training_loss(config.loss, answers, given)
+    def answers(
+        self, config: Options, network: Transformer, shown: Context
+    ) -> tuple[Answers, Judgements | None]:
+        """Its predictions, and its critic's where one is trained."""
+        if config.loss.critic_weight:
+            return network.with_judgements(shown)
+        return network(shown), None
+
+    def loss(
+        self, config: Options, answers: tuple[Answers, Judgements | None], given: Context
+    ) -> Float[Array, ""]:
+        """The mean of `config.loss` over contexts and attempts, and the critic's squared error."""
+        predictions, judgements = answers
+        loss = training_loss(config.loss, predictions, given)
+        if judgements is None:
+            return loss
+        rewards = given.rewards[..., : judgements.shape[-1]]
+        return loss + config.loss.critic_weight * jnp.mean((judgements - rewards) ** 2)
 
     def conditions(self, config: Options) -> dict[str, Float[Array, ""]]:
         """The levels of reward noise."""
@@ -182,6 +211,26 @@ class Alignment:
         from icl_align.alignment.figures import curves_figure, is_published_task
 
         return curves_figure(curves, is_published_task(config.task))
+
+    def study(
+        self,
+        config: Options,
+        network: Callable[[Any], Transformer],
+        params: Any,
+        keys: Key[Array, " b"],
+        progress: Callable[[float], None],
+    ) -> dict[str, Any]:
+        """Own rounds of every learner, and what they gain under many critics."""
+        # It builds the constructed networks, which training does not need.
+        from icl_align.alignment.rounds.study import study
+
+        return study(config, network, params, keys, progress)
+
+    def study_figure(self, config: Options, found: dict[str, Any]) -> Any:
+        """Quantities by round, and gains by the critic's accuracy."""
+        from icl_align.alignment.rounds.figures import own_rounds_figure
+
+        return own_rounds_figure(found)
 
 
 WORLD = Alignment()

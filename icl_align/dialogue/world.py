@@ -19,6 +19,7 @@ from icl_align.dialogue.quantities import quantities
 from icl_align.dialogue.readers import EVERY, EVIDENCE, next_token
 from icl_align.dialogue.rounds import plan_named, roll_out, roll_out_language_model
 from icl_align.dialogue.vocabulary import are_texts, layout_of, vocabulary_of
+from icl_align.transformer import frozen
 from icl_align.world import Sample, Untrained
 
 Tokens = Int[Array, "b l"]
@@ -40,7 +41,7 @@ class DialogueWorld:
         share = config.train.attacked_share
         if not share:
             return sample
-        tokens = attacked(config.task, network, sample.given, keys, share)
+        tokens = attacked(config.task, frozen(network), sample.given, keys, share)
         return Sample(tokens, tokens)
 
     def given(self, config: Options, arrays: Any) -> Tokens:
@@ -78,6 +79,12 @@ class DialogueWorld:
         if not config.model.causal:
             return self.num_tokens(config)
         return config.evaluation.drafts if are_texts(config.task).any() else 2
+
+    def answers(
+        self, config: Options, network: LanguageModel, shown: Tokens
+    ) -> Float[Array, "b l v"]:
+        """The logits of every next token."""
+        return network(shown)
 
     def loss(
         self, config: Options, answers: Float[Array, "b l v"], given: Tokens

@@ -19,7 +19,7 @@ from icl_align.world import world_of
 def is_studied(config: Config) -> bool:
     """Whether there is a study of the world, and the options ask for it."""
     name = config.measures.study
-    return name is not None and getattr(config.evaluation, name)
+    return name is not None and bool(getattr(config.evaluation, name))
 
 
 def study_file(config: Config, folder: Path) -> Path:

@@ -213,13 +213,12 @@ def loss_of(
     with jax.named_scope("tokens"):
         sample = world.sample(config, keys)
         if isinstance(world, ProvokingWorld):
-            as_it_is = network(jax.lax.stop_gradient(params))
-            sample = world.provoked(config, as_it_is, sample, keys)
+            sample = world.provoked(config, network(params), sample, keys)
     shown = sample.shown
     if precision.values != jnp.float32:
         params, shown = cast((params, shown), precision.values)
     with jax.default_matmul_precision(precision.products):
-        answers = cast(network(params)(shown), jnp.float32)
+        answers = cast(world.answers(config, network(params), shown), jnp.float32)
         with jax.named_scope("loss"):
             return world.loss(config, answers, sample.given)
 

@@ -6,6 +6,8 @@ project's own `Transformer`; nothing else is needed to run it.
 """
 
 import dataclasses
+import functools
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +20,6 @@ from icl_align.alignment.contexts import Context
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import Options
 from icl_align.config import check
-from icl_align.running.training import abstract_network
 
 # Features of a `triplet_norm` token, in order; sizes in units of d or 1.
 FEATURES = ("query", "response", "norm", "reward", "one")
@@ -204,7 +205,14 @@ def _write_mlp(weights: dict[str, Any], stream: dict[str, slice], units: tuple[U
 
 def parameter_shapes(config: Options) -> Any:
     """The shapes of a transformer's parameters, nested as in `TrainState.params`."""
-    return abstract_network(config)[1]
+    return _abstract(pickle.dumps((config.model, config.task)))[1]
+
+
+@functools.cache  # tracing takes a tenth of a second
+def _abstract(pickled: bytes) -> tuple[nnx.GraphDef, Any]:
+    model, task = pickle.loads(pickled)
+    network = nnx.eval_shape(lambda: Transformer(model, task, rngs=nnx.Rngs(0)))
+    return nnx.graphdef(network), nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
 
 def compile_quickly(function: Callable) -> Callable:
@@ -214,7 +222,8 @@ def compile_quickly(function: Callable) -> Callable:
 
 def as_module(network: Network) -> Transformer:
     """The network as the module that training uses."""
-    return nnx.merge(abstract_network(network.config)[0], nnx.State(network.params))
+    graph, _ = _abstract(pickle.dumps((network.config.model, network.config.task)))
+    return nnx.merge(graph, nnx.State(network.params))
 
 
 def run(

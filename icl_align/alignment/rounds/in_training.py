@@ -1,0 +1,44 @@
+"""Training contexts that hold the network's own attempts."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from icl_align.alignment.contexts import Context, Stream
+from icl_align.alignment.model import Transformer
+from icl_align.alignment.options import Options
+from icl_align.alignment.rounds.critics import critic_of, line_of
+from icl_align.alignment.rounds.own import own_rounds, transformer_in_steps
+from icl_align.transformer import frozen
+
+
+def with_own_attempts(
+    config: Options, network: Transformer, contexts: Context, keys: Key[Array, " b"]
+) -> Context:
+    """Contexts in some of which all attempts after the given ones are the network's own.
+
+    Args:
+      config: options; `own_rounds` says who rewards them, `train.own_rounds_share` how many.
+      network: as it is.
+      contexts: as they were drawn.
+      keys: of the contexts; each says whether its own gets own attempts.
+    """
+    options, attempts = config.own_rounds, contexts.rewards.shape[-1]
+    if not config.train.own_rounds_gradient:
+        network = frozen(network)
+    made = own_rounds(
+        transformer_in_steps(network, config.task.shown_rewards == "none"),
+        contexts,
+        line_of(config.task, keys),
+        critic_of(options),
+        keys,
+        given=options.given_attempts,
+        rounds=attempts - options.given_attempts,
+        scale=options.scale,
+    ).contexts
+    share = config.train.own_rounds_share
+    chosen = jax.vmap(lambda key: jax.random.bernoulli(Stream.OWN_ROUNDS.of(key), share))(keys)
+    return contexts._replace(
+        responses=jnp.where(chosen[:, None, None], made.responses, contexts.responses),
+        rewards=jnp.where(chosen[:, None], made.rewards, contexts.rewards),
+    )

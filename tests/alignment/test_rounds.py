@@ -1,0 +1,488 @@
+"""Facts of own rounds: what critics give, what is put back, and what training and commands make."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icl_align import rounds as command
+from icl_align.alignment.contexts import sample_contexts
+from icl_align.alignment.learners import best_attempt, least_squares
+from icl_align.alignment.model import Transformer
+from icl_align.alignment.optimum import plackett_luce_optimum
+from icl_align.alignment.options import FORMULAS, ModelConfig, Options, OwnRoundsConfig, TaskConfig
+from icl_align.alignment.rounds.critics import (
+    FORMULA_FUNCTIONS,
+    Line,
+    critic_of,
+    direction,
+    distance,
+    line_of,
+    rewards_of,
+    share,
+)
+from icl_align.alignment.rounds.gains import over_settings, settings
+from icl_align.alignment.rounds.learners import MEASURED
+from icl_align.alignment.rounds.own import in_steps, own_rounds, transformer_in_steps
+from icl_align.alignment.rounds.quantities import BY_ANSWER, BY_ROUND, quantities, ranked_right
+from icl_align.alignment.rounds.study import rounds_to_convergence
+from icl_align.alignment.world import WORLD
+from icl_align.config import ConfigError
+from icl_align.running.run import run as train
+from icl_align.running.training import init_state, network_of
+from runs import tiny
+
+TASK = TaskConfig()
+KEYS = jax.random.split(jax.random.key(3), 12)
+CONTEXTS = jax.jit(lambda: sample_contexts(TASK, KEYS))()
+LINE = jax.jit(lambda: line_of(TASK, KEYS))()
+SIZE = dict(num_layers=2, num_heads=2, width=16, init="torch")
+
+
+def build(critic=False, **options):
+    return Transformer(ModelConfig(**SIZE | options), TASK, rngs=nnx.Rngs(0), critic=critic)
+
+
+def rolled(learner, contexts=CONTEXTS, rounds=4, given=2, scale="attempts_norm", **critic):
+    options = OwnRoundsConfig(**critic)
+    return jax.jit(
+        lambda contexts: own_rounds(
+            learner, contexts, LINE, critic_of(options), KEYS,
+            given=given, rounds=rounds, scale=scale,
+        )
+    )(contexts)  # fmt: skip
+
+
+def rows(learner):
+    return in_steps(lambda contexts, n: learner(contexts)[:, n])
+
+
+# ------------------------------------------------------------------- a transformer attempt by attempt
+
+LAYOUTS = [
+    {},
+    {"tokens": "triplet_norm", "positions": False},
+    {"tokens": "interleaved", "attention": "linear"},
+    {"causal": False},
+    {"causal": False, "tokens": "interleaved"},
+]
+
+
+@pytest.mark.parametrize("options", LAYOUTS, ids=str)
+def test_attempt_by_attempt_it_answers_as_in_one_pass(options):
+    network = build(**options)
+
+    @jax.jit
+    def both(contexts):
+        answer, state = network.begin(contexts, 3, 20)
+        answers = [answer]
+        for n in range(3, 8):
+            answer, state = network.read_on(state, contexts, n)
+            answers.append(answer)
+        return jnp.stack(answers, axis=1), network(contexts)[:, 3:9]
+
+    steps, whole = both(CONTEXTS)
+    np.testing.assert_allclose(steps, whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("options", LAYOUTS[:3], ids=str)
+def test_its_critic_judges_attempt_by_attempt_as_in_one_pass(options):
+    network = build(critic=True, **options)
+
+    @jax.jit
+    def both(contexts):
+        _, state = network.begin(contexts, 3, 20)
+        judged = [network.judge(state, contexts, 3)]
+        _, state = network.read_on(state, contexts, 3)
+        judged.append(network.judge(state, contexts, 4))
+        return jnp.stack(judged, axis=1), *network.with_judgements(contexts), network(contexts)
+
+    steps, answers, judgements, alone = both(CONTEXTS)
+    np.testing.assert_allclose(steps, judgements[:, 3:5], atol=2e-5)
+    np.testing.assert_allclose(answers, alone, atol=2e-5)  # the judged tokens are not seen
+
+
+def test_its_critic_sees_no_reward_of_what_it_judges_and_nothing_later():
+    network = build(critic=True)
+    judged = jax.jit(lambda contexts: network.with_judgements(contexts)[1])
+    before = judged(CONTEXTS)
+    rewards = CONTEXTS.rewards.at[:, 5:].set(0.123)
+    later = CONTEXTS.responses.at[:, 6:].set(9.0)
+    after = judged(CONTEXTS._replace(rewards=rewards, responses=later))
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert (before[:, 6:] != after[:, 6:]).all()
+
+
+def test_without_a_critic_it_cannot_judge():
+    with pytest.raises(ValueError, match=r"loss\.critic_weight above 0 trains one"):
+        build().with_judgements(CONTEXTS)
+
+
+def test_a_critic_leaves_the_initial_policy_as_it_is():
+    with_one, without = build(critic=True), build()
+    np.testing.assert_array_equal(with_one(CONTEXTS), without(CONTEXTS))
+
+
+# ------------------------------------------------------------------------------------------- critics
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_gives_a_given_attempt_its_reward(name):
+    each = jax.vmap(lambda y: FORMULA_FUNCTIONS[name](LINE, y), 1, 1)
+    np.testing.assert_allclose(each(CONTEXTS.responses), CONTEXTS.rewards, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_gives_the_target_1_and_what_corrupts_0(name):
+    of = FORMULA_FUNCTIONS[name]
+    np.testing.assert_allclose(of(LINE, LINE.target), 1, atol=2e-3)
+    np.testing.assert_allclose(of(LINE, LINE.corrupted), 0, atol=1e-5)
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0.1, 10))
+def test_what_each_formula_is_blind_to(seed, factor):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    target, corrupted, answer, aside = (jax.random.normal(key, (1, 5)) for key in keys)
+    line = Line(target, corrupted)
+    along = (target - corrupted) / jnp.linalg.norm(target - corrupted)
+    right_angle = aside - jnp.sum(aside * along) * along
+    assert share(line, answer + factor * right_angle) == pytest.approx(
+        float(share(line, answer)[0]), abs=2e-4 * (1 + factor)
+    )
+    assert direction(line, factor * answer) == pytest.approx(
+        float(direction(line, answer)[0]), abs=1e-3
+    )
+    assert 0 <= float(direction(line, answer)[0]) <= 1 + 1e-6
+    assert float(distance(line, answer)[0]) <= 1
+    further = target + (1 + factor) * (answer - target)
+    assert float(distance(line, further)[0]) < float(distance(line, answer)[0]) + 1e-6
+
+
+def test_direction_ranks_as_the_error_does():
+    answers = jax.random.normal(jax.random.key(0), (12, 30, 5))
+    rewards = jax.vmap(lambda y: direction(LINE, y), 1, 1)(answers)
+    right = ranked_right(CONTEXTS._replace(responses=answers, rewards=rewards))
+    off = right[:, ~np.eye(30, dtype=bool)]
+    # What points away further than the corrupted answer gets 0 like it: such pairs are ties.
+    assert set(np.unique(off)) <= {0.5, 1.0}
+
+
+def test_noise_power_bias_and_clipping_of_rewards():
+    answers = CONTEXTS.responses[:, 0]
+
+    def of(**options):
+        critic = critic_of(OwnRoundsConfig(**options))
+        return np.asarray(rewards_of(critic, LINE, answers, jnp.full(12, 0.25), KEYS, 3))
+
+    plain = CONTEXTS.rewards[:, 0]
+    np.testing.assert_allclose(of(), plain, atol=1e-5)
+    np.testing.assert_allclose(of(critic_power=2.0), plain**2, atol=1e-5)
+    np.testing.assert_allclose(of(critic_bias=0.4), np.minimum(plain + 0.4, 1), atol=1e-5)
+    np.testing.assert_allclose(of(critic_bias=0.4, clipped=False), plain + 0.4, atol=1e-5)
+    np.testing.assert_array_equal(of(critic="learned"), 0.25)
+    all_drawn, some = of(critic_noise=1.0), of(critic_noise=0.4)
+    replaced = np.abs(some - plain) > 1e-4
+    assert 0 < replaced.sum() < 12
+    np.testing.assert_array_equal(some[replaced], all_drawn[replaced])
+    assert (all_drawn >= 0).all() and (all_drawn <= 1).all()
+
+
+def test_the_line_of_independent_corruption_is_that_of_its_worst_attempt():
+    task = TaskConfig(name="independent_corruption", reward_transform="rank")
+    contexts = sample_contexts(dataclasses.replace(task, reward_transform="identity"), KEYS)
+    line = line_of(task, KEYS)
+    worst = jnp.argmin(contexts.rewards, axis=-1)
+    response = contexts.responses[jnp.arange(12), worst]
+    reward = contexts.rewards[jnp.arange(12), worst]
+    np.testing.assert_allclose(share(line, response), reward, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- own rounds
+
+
+def test_what_is_put_back_are_the_answers_with_the_norm_of_the_given_attempts():
+    made = rolled(transformer_in_steps(build()))
+    own, answers = made.contexts.responses[:, 2:], made.answers[:, :-1]
+    wanted = jnp.mean(jnp.linalg.norm(CONTEXTS.responses[:, :2], axis=-1), axis=-1)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(own, axis=-1), wanted[:, None] * np.ones(4), rtol=1e-5
+    )
+    cosines = (
+        jnp.sum(own * answers, -1)
+        / jnp.linalg.norm(own, axis=-1)
+        / jnp.linalg.norm(answers, axis=-1)
+    )
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    np.testing.assert_array_equal(made.contexts.responses[:, :2], CONTEXTS.responses[:, :2])
+    np.testing.assert_array_equal(made.contexts.rewards[:, :2], CONTEXTS.rewards[:, :2])
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": False}], ids=str)
+def test_a_transformer_answers_to_its_own_rounds_as_to_any_context(options):
+    network = build(**options)
+    made = rolled(transformer_in_steps(network), scale="as_is")
+    np.testing.assert_allclose(network(made.contexts)[:, 2:7], made.answers, atol=2e-5)
+
+
+def test_attempts_behind_the_given_ones_are_not_read():
+    other = CONTEXTS._replace(responses=CONTEXTS.responses.at[:, 2:].set(7.0))
+    learner = transformer_in_steps(build())
+    jax.tree.map(np.testing.assert_array_equal, rolled(learner), rolled(learner, other))
+
+
+def test_no_rounds_are_the_answer_to_the_given_attempts():
+    made = rolled(rows(best_attempt), rounds=0, given=5)
+    np.testing.assert_array_equal(made.answers[:, 0], best_attempt(CONTEXTS)[:, 5])
+
+
+def test_whoever_repeats_the_best_stays_and_whoever_solves_the_line_is_at_the_target():
+    made = rolled(rows(best_attempt), scale="as_is")
+    np.testing.assert_allclose(made.answers, made.answers[:, :1] * np.ones((1, 5, 1)), atol=1e-6)
+    made = rolled(rows(least_squares), scale="as_is")
+    target = CONTEXTS.target[:, None] * np.ones((1, 5, 1))
+    np.testing.assert_allclose(made.answers, target, rtol=1e-2, atol=1e-2)
+
+
+def test_the_optimum_after_some_attempts_is_the_row_of_all():
+    some = jnp.array([2, 7])
+    of = jax.jit(lambda contexts: plackett_luce_optimum(contexts, attempts=some))
+    every = jax.jit(plackett_luce_optimum)(CONTEXTS)
+    np.testing.assert_allclose(of(CONTEXTS), every[:, some], atol=1e-4)
+
+
+def test_the_optimum_of_the_ranking_loss_leaves_the_target_under_a_critic_that_is_blind_beside_it():
+    """What makes own rounds diverge is the loss with its critic: it needs no network."""
+    learner = in_steps(
+        lambda contexts, n: plackett_luce_optimum(contexts, attempts=jnp.asarray(n)[None])[:, 0]
+    )
+
+    def errors(critic):
+        made = rolled(learner, critic=critic, rounds=6)
+        return np.asarray(quantities(Options(), made, KEYS, 2)["refinement_error"]).mean(axis=0)
+
+    blind, sees = errors("share"), errors("direction")
+    assert blind[0] == pytest.approx(sees[0], abs=1e-5)
+    assert blind[-1] > blind[0] + 0.1
+    assert sees[-1] < sees[0] - 0.1
+
+
+# ---------------------------------------------------------------------------------------- quantities
+
+
+def test_quantities_of_whoever_answers_the_target():
+    target = in_steps(lambda contexts, n: contexts.target)
+    found = quantities(Options(), rolled(target, critic="direction"), KEYS, 2)
+    assert set(found) == {*BY_ANSWER, *BY_ROUND}
+    assert found["gain"].shape == (12, 5) and found["movement"].shape == (12, 4)
+    for name in ("refinement_error", "gain", "movement"):
+        np.testing.assert_allclose(found[name], 0, atol=1e-5)
+    np.testing.assert_allclose(found["reward"], 1, atol=2e-3)
+    np.testing.assert_allclose(found["critic_accuracy"][:, 0], 1)  # above both given attempts
+    assert (found["regret"] > -1e-4).all()
+
+
+def test_the_accuracy_of_a_critic_counts_pairs():
+    contexts = CONTEXTS._replace(rewards=-CONTEXTS.rewards)
+    right = np.asarray(ranked_right(CONTEXTS))[:, ~np.eye(20, dtype=bool)]
+    wrong = np.asarray(ranked_right(contexts))[:, ~np.eye(20, dtype=bool)]
+    np.testing.assert_array_equal(right, 1)  # on a line a higher reward is a lower error
+    np.testing.assert_array_equal(wrong, 0)
+    tied = ranked_right(CONTEXTS._replace(rewards=0 * CONTEXTS.rewards))
+    np.testing.assert_array_equal(tied, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("means", "rounds"),
+    [
+        ([0.5, 0.3, 0.2, 0.2, 0.2], 2),
+        ([0.2, 0.2, 0.2], 0),
+        ([0.5, 0.4, 0.3], None),
+        ([0.2, 0.3, 0.205, 0.2], 2),
+        ([0.2], 0),
+    ],
+)
+def test_rounds_to_convergence(means, rounds):
+    assert rounds_to_convergence(means) == rounds
+
+
+def test_correlation_and_threshold_of_gains_on_a_line():
+    accuracy = np.linspace(0.5, 1, 9)
+    rows = [{"accuracy": {"mean": a}, "gain": {"mean": 2 * (a - 0.8)}} for a in accuracy]
+    found = over_settings(rows)
+    assert found["correlation"]["mean"] == pytest.approx(1)
+    for side in ("mean", "low", "high"):
+        assert found["threshold"][side] == pytest.approx(0.8)
+    flat = [{"accuracy": {"mean": a}, "gain": {"mean": 0.0}} for a in accuracy]
+    assert over_settings(flat) == {"correlation": None, "threshold": None}
+
+
+def test_the_critics_that_are_compared_differ_and_hold_the_learned_one_if_there_is_one():
+    swept = settings(OwnRoundsConfig(critic_noise=0.7), has_critic=True)
+    assert len({repr(one) for one in swept.values()}) == len(swept)
+    assert "learned" in swept and "learned" not in settings(OwnRoundsConfig(), has_critic=False)
+
+
+# --------------------------------------------------------------------------------------- in training
+
+
+def composed(*overrides):
+    return tiny("task.num_responses=6", *overrides)
+
+
+def parameters(config):
+    return jax.tree.map(lambda leaf: leaf[0], init_state(config).params)
+
+
+def test_in_training_the_given_attempts_stay_and_the_rest_is_the_networks_own():
+    config = composed("train.own_rounds_share=1")
+    network = network_of(config)(parameters(config))
+    plain = WORLD.sample(config, KEYS)
+    made = jax.jit(lambda: WORLD.provoked(config, network, plain, KEYS))().given
+    np.testing.assert_array_equal(made.responses[:, :2], plain.given.responses[:, :2])
+    np.testing.assert_array_equal(made.rewards[:, :2], plain.given.rewards[:, :2])
+    answers = network(made)[:, 2:6]
+    own = made.responses[:, 2:]
+    cosines = (
+        jnp.sum(own * answers, -1)
+        / jnp.linalg.norm(own, axis=-1)
+        / jnp.linalg.norm(answers, axis=-1)
+    )
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    half = WORLD.provoked(config, network, jax.tree.map(lambda leaf: leaf[6:], plain), KEYS[6:])
+    np.testing.assert_allclose(half.given.responses, made.responses[6:], atol=1e-5)
+
+
+def test_in_training_a_share_of_the_contexts_is_changed():
+    config = composed("train.own_rounds_share=0.5")
+    network = network_of(config)(parameters(config))
+    keys = jax.random.split(jax.random.key(0), 64)
+    plain = WORLD.sample(config, keys)
+    made = WORLD.provoked(config, network, plain, keys).given
+    changed = (made.responses != plain.given.responses).any(axis=(1, 2))
+    assert 16 < int(changed.sum()) < 48
+    none = composed()
+    assert WORLD.provoked(none, network, plain, keys) is plain
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_the_gradient_goes_through_the_making_if_asked(through):
+    config = composed("train.own_rounds_share=1", f"train.own_rounds_gradient={through}")
+    plain = WORLD.sample(config, KEYS)
+
+    def made(params):
+        sample = WORLD.provoked(config, network_of(config)(params), plain, KEYS)
+        return jnp.sum(sample.given.responses[:, 2:] ** 3)
+
+    gradient = jax.jit(jax.grad(made))(parameters(config))
+    norms = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)]
+    assert all(map(np.isfinite, norms))
+    assert (max(norms) > 0) == through
+
+
+def test_a_learned_critic_adds_its_squared_error_to_the_loss():
+    config = composed("loss.critic_weight=2")
+    network = network_of(config)(parameters(config))
+    sample = WORLD.sample(config, KEYS)
+    predictions, judgements = answers = WORLD.answers(config, network, sample.shown)
+    assert judgements.shape == (12, 6)
+    without = dataclasses.replace(config, loss=dataclasses.replace(config.loss, critic_weight=0.0))
+    alone = WORLD.loss(without, (predictions, None), sample.given)
+    error = float(jnp.mean((judgements - sample.given.rewards) ** 2))
+    assert float(WORLD.loss(config, answers, sample.given)) == pytest.approx(
+        float(alone) + 2 * error, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["evaluation.own_rounds=5"], "evaluation.own_rounds=5: goes beyond"),
+        (
+            ["train.own_rounds_share=1", "own_rounds.given_attempts=6"],
+            "own_rounds.given_attempts=6: must be below",
+        ),
+        (["evaluation.own_rounds=2", "own_rounds.critic=learned"], "needs loss.critic_weight"),
+        (["train.own_rounds_share=1", "own_rounds.critic=learned"], "cannot reward what it is"),
+        (
+            ["train.own_rounds_share=1", "model.causal=false", "model.sees_future=true"],
+            "needs model.sees_future=false",
+        ),
+        (["evaluation.own_rounds=2", "task.shown_rewards=shuffled"], "needs task.shown_rewards"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(overrides, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+        composed(*overrides)
+
+
+# ---------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    config = composed(
+        "evaluation.own_rounds=3", "loss.critic_weight=1", "train.steps=3", "num_seeds=2",
+        "train.own_rounds_share=0.5",
+    )  # fmt: skip
+    train(config, folder)
+    return folder
+
+
+def test_a_run_leaves_its_own_rounds_with_its_evaluation(examined):
+    found = json.loads((examined / "own_rounds.json").read_text())
+    assert set(found["learners"]) == set(MEASURED)
+    for of in found["learners"].values():
+        assert {name: len(of[name]["mean"]) for name in of} == dict.fromkeys(
+            BY_ANSWER, 4
+        ) | dict.fromkeys(BY_ROUND, 3)
+    transformer = found["learners"]["transformer"]["refinement_error"]
+    assert len(transformer["by_seed"]) == 2
+    assert {row["name"] for row in found["critics"]} == {*settings(OwnRoundsConfig(), True)}
+    assert 0 <= found["learned_critic"]["accuracy"]["mean"] <= 1
+    assert (examined / "own_rounds.png").read_bytes()[:4] == b"\x89PNG"
+    rows = {row["name"]: row["mean"] for row in found["summary"]}
+    assert rows["error of the first answer"] == transformer["mean"][0]
+
+
+def test_the_command_examines_a_run_again_and_compares(examined, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(examined, folder)
+    command.main([f"run_dir={folder}", "own_rounds.critic=learned", "own_rounds.scale=as_is"])
+    out = capsys.readouterr().out
+    assert "refinement error after 0 to 3 own rounds" in out
+    [again] = folder.glob("evaluations/*/own_rounds.json")
+    assert json.loads(again.read_text())["options"]["own_rounds"]["critic"] == "learned"
+    command.main([str(folder), f"figure={tmp_path / 'compared.svg'}"])
+    out = capsys.readouterr().out
+    assert "own_rounds.critic=learned, own_rounds.scale=as_is" in out
+    assert "default" in out and "gain and accuracy over all critics of all runs" in out
+    assert (tmp_path / "compared.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluation.own_rounds=3"], "run_dir=null: name the folder of a finished run"),
+        (["run_dir=/nowhere"], "it holds none"),
+        (["run_dir=RUN", "evaluation.own_rounds=9"], "evaluation.own_rounds=9: goes beyond"),
+        (["run_dir=RUN", "evaluation.own_rounds=0"], "must be at least 1"),
+        (["run_dir=RUN", "own_rounds.given_attempts=6"], "must be below task.num_responses=6"),
+        (["run_dir=RUN", "own_rounds.critic=oracle"], "share, distance, direction, learned"),
+        (["run_dir=RUN", "train.steps=9"], "fixed by the trained run"),
+        (["RUN", "own_rounds.critic=share"], "has no effect on runs that are compared"),
+    ],
+)
+def test_what_cannot_be_examined_is_said_in_one_line(arguments, said, examined, capsys):
+    with pytest.raises(SystemExit) as error:
+        command.main([text.replace("RUN", str(examined)) for text in arguments])
+    assert error.value.code == 2
+    line = capsys.readouterr().err
+    assert said in line and len(line.splitlines()) == 1

@@ -22,6 +22,12 @@ from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
 
 FILE = "attacks.json"
+# The options that change what is found.
+ASKED = [
+    field.name
+    for field in fields(AttackConfig)
+    if field.name not in ("run_dir", "folder", "figure", "figure_format")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,6 +66,7 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     config = config_of_run(run_dir)
     refuse(config, options.run_dir)
     folder = Path(options.folder or run_dir)
+    _refuse_to_overwrite(folder, options)
     check_writable("folder", folder)
 
     import jax
@@ -106,6 +113,22 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     return found
 
 
+def _refuse_to_overwrite(folder: Path, options: AttackConfig) -> None:
+    """Raises ConfigError if a folder holds attacks under other options, which would be lost."""
+    from icl_align.running.files import DamagedFileError
+
+    try:
+        there = read_attacks(folder / FILE)["options"]
+    except (FileNotFoundError, DamagedFileError):
+        return
+    own = vars(options)
+    changed = [key for key in ASKED if there.get(key) != own[key]]
+    if changed:
+        key = changed[0]
+        reason = f"holds attacks with {setting(key, there.get(key))}, not {setting(key, own[key])}"
+        raise ConfigError("folder", folder, f"{reason}; name another with folder=DIR")
+
+
 def compare(folders: list[Path], options: AttackConfig) -> None:
     """Prints a line for each attacked run in some folders, and draws them.
 
@@ -119,7 +142,7 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     if options.figure is not None:
         check_figure("figure", options.figure)
     from icl_align.dialogue.attacks.figures import compared_figure
-    from icl_align.dialogue.attacks.tables import compared
+    from icl_align.dialogue.attacks.tables import compared, left_out
     from icl_align.running.comparison import differing_options, runs_in
     from icl_align.running.files import DamagedFileError, save_figure
     from icl_align.running.terminal import Terminal
@@ -140,7 +163,10 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     for run, content in held:
         name = run.folder.name if run.folder.name not in found else str(run.folder)
         found[name] = content
-        said[name] = run.ablation or _not_default(run.config, keys)
+        parts = [run.ablation or _not_default(run.config, keys), _asked_otherwise(content, default)]
+        said[name] = ", ".join(filter(None, parts)) or "–"
+    for name, missing in left_out(found).items():
+        terminal.warn(f"{name} is left out: {', '.join(missing)} did not make it")
     terminal.table(*compared(found, said))
     if options.figure is not None:
         save_figure(compared_figure(found), Path(options.figure))
@@ -151,8 +177,13 @@ def _not_default(config: Config, keys: list[str]) -> str:
     """Those of some options that are not as they are by default, as they would be typed."""
     default = {key: value for key, _, value in leaves(type(config)())}
     own = {key: value for key, _, value in leaves(config) if key in keys}
-    changed = [setting(key, value) for key, value in own.items() if value != default[key]]
-    return ", ".join(changed) or "–"
+    return ", ".join(setting(key, value) for key, value in own.items() if value != default[key])
+
+
+def _asked_otherwise(content: dict[str, Any], default: dict[str, Any]) -> str:
+    """The options of an attack that are not as by default, but for which attacks and defences."""
+    asked = {key: content["options"][key] for key in ASKED if key not in ("attacks", "defences")}
+    return ", ".join(setting(key, value) for key, value in asked.items() if value != default[key])
 
 
 def read_attacks(path: Path) -> dict[str, Any]:
@@ -166,6 +197,7 @@ def read_attacks(path: Path) -> dict[str, Any]:
     found = read_json(path)
     try:
         found["step"], found["behind"][0], found["flaw"]["none"]["none"]
+        [found["options"][key] for key in ASKED]
         found["success"]["exact"]["none"]["none"]["high"]
     except (KeyError, TypeError, IndexError) as error:
         raise DamagedFileError(path, "does not hold attacks") from error

@@ -56,11 +56,11 @@ def check_module(module, arguments):
     options = [text for text in arguments if "=" in text]
     if "--help" in arguments or module in ("pytest", "experiments.ablations"):
         return
-    if module == "icl_align.train":
+    if module in ("icl_align.train", "benchmarks.alignment.own_rounds"):
         check_command_line(arguments)
     elif module in ("benchmarks.dialogue", "benchmarks.dialogue.attacks"):
         check_command_line(["world=dialogue", *arguments])
-    elif module == "icl_align.evaluate":
+    elif module in ("icl_align.evaluate", "icl_align.rounds"):
         own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
         errors = []
         for world in WORLDS:  # of which the run may be

@@ -263,6 +263,8 @@ class Options(Config):
                 loss.min_attempts,
                 "must be at least 2: one attempt has no ranking",
             )
+        if loss.critic_weight and not self.model.causal:
+            raise ConfigError("loss.critic_weight", loss.critic_weight, "needs model.causal=true")
         if loss.min_attempts > last:
             raise ConfigError(
                 "loss.min_attempts",

@@ -415,6 +415,7 @@ def test_a_learned_critic_adds_its_squared_error_to_the_loss():
             "needs model.sees_future=false",
         ),
         (["evaluation.own_rounds=2", "task.shown_rewards=shuffled"], "needs task.shown_rewards"),
+        (["loss.critic_weight=1", "model.causal=false"], "needs model.causal=true"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(overrides, said):

@@ -14,7 +14,7 @@ from scipy.stats import binom
 from test_rounds import ExactNetwork
 
 from icl_align import attack as command
-from icl_align.dialogue.attacks import defences, study
+from icl_align.dialogue.attacks import defences, study, tables
 from icl_align.dialogue.attacks.asking import ACCURACIES, Asking
 from icl_align.dialogue.attacks.options import ATTACKS, AttackConfig
 from icl_align.dialogue.attacks.prompts import (
@@ -380,12 +380,23 @@ def test_an_attack_leaves_its_table_and_figure(folder, tmp_path, any_network, ca
     command.main([str(folder), f"figure={picture}"])
     assert picture.read_bytes()[:4] == b"\x89PNG"
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
-    assert "gcg checked" in line
+    assert "gcg checked" in line and "num_requests=3, budget=24, candidates=2" in line
+    with pytest.raises(SystemExit):  # what is there would be lost
+        command.main([f"run_dir={folder}", *QUICK, "attacks=[gcg]"])
+    said = capsys.readouterr().err
+    assert "attacks=[gcg]; name another with folder=DIR" in said and len(said.splitlines()) == 1
+    assert json.loads((folder / "attacks.json").read_text())["attacks"] == list(ATTACKS)
     (folder / "attacks.json").write_text("{}")
     with pytest.raises(SystemExit):
         command.main([str(folder)])
     said = capsys.readouterr().err
     assert "attacks.json does not hold attacks" in said and "holds no run that was attacked" in said
+
+
+def test_attacks_that_one_run_lacks_are_said_to_be_left_out():
+    found = {"a": {"attacks": ["none", "gcg"]}, "b": {"attacks": ["none"]}}
+    assert tables.left_out(found) == {"gcg": ["b"]}
+    assert tables.left_out({"b": found["b"]}) == {}
 
 
 def test_a_run_that_has_not_learned_says_so(folder, tmp_path):

@@ -11,18 +11,19 @@ from icl_align.config import implemented
 from icl_align.dialogue.attacks.options import ATTACKS, DEFENCES, EXACT, MODEL, MOST_CHECKS
 from icl_align.dialogue.attacks.tables import in_all
 
-# Okabe and Ito's palette: distinct for colour-blind readers and in print.
+# Two palettes that are distinct for colour-blind readers and in print, so that no colour means both
+# an attack and a defence: Paul Tol's muted one, and Okabe and Ito's.
 ATTACK_COLORS = implemented(
     ATTACKS,
     {
         "none": "#000000",
-        "natural_evidence": "#E69F00",
-        "random_search": "#999999",
-        "gcg_natural": "#56B4E9",
-        "gcg": "#D55E00",
-        "gcg_transfer": "#CC79A7",
-        "autodan": "#009E73",
-        "gcg_adaptive": "#0072B2",
+        "natural_evidence": "#999933",
+        "random_search": "#44AA99",
+        "gcg_natural": "#88CCEE",
+        "gcg": "#882255",
+        "gcg_transfer": "#CC6677",
+        "autodan": "#117733",
+        "gcg_adaptive": "#332288",
     },
 )
 DEFENCE_COLORS = implemented(
@@ -93,7 +94,7 @@ def _success(axes: Axes, found: dict[str, Any]) -> None:
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_title(
         "who complies with harm: full colour evidence, which misleads the exact reader as well; "
-        "light the network's own flaw",
+        "hatched the network's own flaw; tick: the exact reader",
         fontsize=10,
     )
     handles = [Patch(color=_color(label), label=_words(label)) for label in labels]
@@ -118,7 +119,7 @@ def _by_accuracy(axes: Axes, found: dict[str, Any]) -> None:
             label = _words(name) if reader == MODEL else None
             _band(axes, of["accuracy"], curve, color=ATTACK_COLORS[name], ls=line, label=label)
     axes.set(xlabel="accuracy of the critic", ylabel="attack success", ylim=(0, 1))
-    axes.set_title(f"after {rounds} checks (dashed: exact reader)", fontsize=10)
+    axes.set_title(f"after {rounds} checks of a critic\n(dashed: exact reader)", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -128,15 +129,16 @@ def _trade_off(axes: Axes, found: dict[str, Any]) -> None:
         x = found["over_refusal"][MODEL][label]["mean"]
         y = found["success"][MODEL][worst][label]["mean"]
         times = label.partition(" ")[2]
-        axes.plot(x, y, "o", color=_color(label), ms=5 + 2 * int(times or 1), alpha=0.8)
+        axes.plot(x, y, "o", color=_color(label), ms=7, alpha=0.8, clip_on=False)
         if times:
-            axes.annotate(times, (x, y), ha="center", va="center", fontsize=6, color="white")
+            axes.annotate(times, (x, y), ha="center", va="center", fontsize=5, color="white")
     axes.set(xlabel="benign requests refused", ylabel="attack success", ylim=(0, 1))
-    axes.set_xscale("symlog", linthresh=0.05)
-    axes.set_xlim(left=-0.003)
-    axes.set_xticks([0, 0.02, 0.05, 0.2, 1], ["0", ".02", ".05", ".2", "1"])
+    most = max(of["mean"] for of in found["over_refusal"][MODEL].values())
+    axes.set_xlim(-0.05 * most - 0.001, 1.1 * most + 0.001)
     axes.set_title(
-        f"over-refusal beside success of {_words(worst)}\n(colours as above)", fontsize=10
+        f"over-refusal beside success of {_words(worst)}\n"
+        "(colours as above; how many checks or examples)",
+        fontsize=10,
     )
 
 
@@ -157,6 +159,7 @@ def _activation(axes: Axes, found: dict[str, Any]) -> None:
             x = range(len(of["mean"]))
             _band(axes, x, of, color=ATTACK_COLORS[name], ls=line, label=label)
     axes.set(xlabel="own checks so far", ylabel="activation (log-odds of careful)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(
         "before each answer: probe\n(dashed: exact reader of the same words)", fontsize=10
     )
@@ -191,10 +194,18 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     panels[0].set_yticks(places, list(found), fontsize=8)
     panels[0].invert_yaxis()
     handles = [Patch(color=_color(label), label=_words(label)) for label in labels]
-    panels[-1].legend(handles=handles, frameon=False, fontsize=8)
+    panels[0].legend(
+        handles=handles,
+        frameon=False,
+        fontsize=8,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.1),
+    )
+    seeds = sorted({len(of.get("seeds", [0])) for of in found.values()})
     figure.supxlabel(
-        "full colour: evidence, which misleads the exact reader as well; light: the flaw; "
-        "bars: 95% interval",
+        "full colour: evidence, which misleads the exact reader as well; hatched: the flaw; "
+        f"tick: the exact reader; bars: 95% interval, {' or '.join(map(str, seeds))} seeds",
         fontsize=8,
     )
     return figure
@@ -210,12 +221,17 @@ def _stacked(
     color: str,
     across: bool = False,
 ) -> None:
-    """Bars of a network's success: in full colour what the exact reader has as well."""
+    """Bars of a network's success: in full colour what the exact reader has as well, hatched what
+    it has not; and a tick at the exact reader's.
+    """
     mean = np.array([row["mean"] for row in own])
     evidence = np.minimum(mean, exact)
     bar(places, evidence, width, color=color)
     start = {"left" if across else "bottom": evidence}
-    bar(places, mean - evidence, width, color=color, alpha=0.4, **start)
+    style = dict(facecolor="none", edgecolor=color, hatch="//////", linewidth=0.6)
+    bar(places, mean - evidence, width, **style, **start)
+    lines = axes.vlines if across else axes.hlines
+    lines(exact, places - width / 2, places + width / 2, color="#333333", linewidth=1.2)
     error = np.abs(np.array([[row["low"], row["high"]] for row in own]).T - mean)
     x, y = (mean, places) if across else (places, mean)
     ends = {"xerr" if across else "yerr": error}

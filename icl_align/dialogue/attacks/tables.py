@@ -79,6 +79,14 @@ def in_all(found: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name in COMPARED if all(name in own for own in seen)] or ["none"]
 
 
+def left_out(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Attack of COMPARED that some runs have seen -> the runs that have not."""
+    missing = {
+        name: [run for run, of in found.items() if name not in of["attacks"]] for name in COMPARED
+    }
+    return {name: runs for name, runs in missing.items() if 0 < len(runs) < len(found)}
+
+
 def compared(found: dict[str, dict[str, Any]], said: dict[str, str]) -> Table:
     """Title, header and rows of several runs: success without a defence, the flaw in
     it, and success after own checks.

@@ -12,7 +12,7 @@ Options are those of the evaluation, such as
   evaluation.own_rounds=R         how many rounds; by default as many as the contexts have room for
   own_rounds.given_attempts=N     attempts that are given before them
   own_rounds.critic=NAME          share, distance, direction or learned
-  own_rounds.critic_noise=P       and critic_power, critic_bias, clipped, scale
+  own_rounds.critic_noise=P       and critic_power, critic_bias, critic_clipped, scale
 All of them: python -m icl_align.train --help.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import Config, ConfigError, leaves
+from icl_align.config import Config, ConfigError, check, leaves, with_values
 from icl_align.running.command import begin, show
 from icl_align.running.compose import check_figure, check_writable
 from icl_align.running.errors import one_line_errors
@@ -81,18 +81,13 @@ def examine(
       ConfigError: an option is not allowed, the folder holds no run of this world, or nothing can
         be written where the results go.
     """
-    from icl_align.running.reevaluation import evaluation_config, evaluation_folder
+    from icl_align.running.reevaluation import evaluation_config, results_folder
     from icl_align.running.run_folder import config_of_run
 
     overrides, trained = list(overrides or []), config_of_run(run_dir)
     if trained.measures.study != "own_rounds":
         raise ConfigError("run_dir", run_dir, f"is of world={trained.world}; needs alignment")
-    config = evaluation_config(trained, overrides + _as_many_as_fit(trained, overrides))
-    if not config.evaluation.own_rounds:
-        raise ConfigError("evaluation.own_rounds", 0, "must be at least 1")
-    folder = output_dir or (evaluation_folder(run_dir, overrides) if overrides else run_dir)
-    check_writable("output_dir", folder)
-
+    config = _with_rounds(evaluation_config(trained, overrides), trained, overrides)
     from icl_align.alignment.rounds.tables import tables
     from icl_align.running.checkpoints import newest_state
     from icl_align.running.devices import set_up_command
@@ -104,6 +99,8 @@ def examine(
     terminal = Terminal()
     set_up_command()
     step, state = newest_state(run_dir, trained, terminal.warn)
+    folder = results_folder(run_dir, trained, overrides, step, output_dir)
+    check_writable("output_dir", folder)
     try:
         found = make_study(
             config,
@@ -123,24 +120,23 @@ def examine(
     return found
 
 
-def _as_many_as_fit(trained: Config, overrides: list[str]) -> list[str]:
-    """The option of as many rounds as the contexts have room for, unless rounds are asked for."""
-    given = trained.own_rounds.given_attempts
-    attempts = trained.task.num_responses
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key == "evaluation.own_rounds":
-            return []
-        if key == "own_rounds.given_attempts" and value.isdigit():
-            given = int(value)
-        if key == "task.num_responses" and value.isdigit():
-            attempts = int(value)
-    if trained.evaluation.own_rounds and given + trained.evaluation.own_rounds <= attempts:
-        return []
+def _with_rounds(config: Config, trained: Config, overrides: list[str]) -> Config:
+    """With as many rounds as the contexts have room for, unless some are asked for.
+
+    Learned positions are trained as far as the last prediction is.
+    """
+    given, rounds = config.own_rounds.given_attempts, config.evaluation.own_rounds
+    if rounds:
+        return config
+    if any(text.partition("=")[0] == "evaluation.own_rounds" for text in overrides):
+        raise ConfigError("evaluation.own_rounds", 0, "must be at least 1")
+    attempts = config.task.num_responses
+    if config.model.positions:
+        attempts = min(attempts, trained.last_attempts)
     if given >= attempts:
-        most = f"must be below task.num_responses={attempts}"
+        most = f"must be below {attempts}, the attempts that contexts have room for"
         raise ConfigError("own_rounds.given_attempts", given, most)
-    return [f"evaluation.own_rounds={attempts - given}"]
+    return check(with_values(config, {"evaluation.own_rounds": attempts - given}), trained)
 
 
 def compare(folders: list[Path], figure: Path | None = None) -> None:

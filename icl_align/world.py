@@ -52,6 +52,7 @@ class Measures:
       flags: name of a share of the contexts -> what to say where it is above 0, with `{share}`.
       study: of a world that is a `StudiedWorld`, the name of the study: its files are NAME.json and
         NAME.png, and the option `evaluation.NAME` says whether it is made.
+      studied: how the keys of options begin that the study reads, and curves do not.
     """
 
     axis: str
@@ -65,6 +66,7 @@ class Measures:
     compared: str = "learners"
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     study: Optional[str] = None
+    studied: tuple[str, ...] = ()
 
     @property
     def trained(self) -> str:

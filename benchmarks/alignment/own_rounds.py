@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from icl_align.alignment.contexts import sample_contexts
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.rounds.critics import critic_of, line_of
-from icl_align.alignment.rounds.own import (
+from icl_align.alignment.rounds.roll_out import (
     InSteps,
     in_steps,
     own_rounds,
@@ -69,7 +69,7 @@ def rolling(config: Config, reads: Callable[[Transformer], InSteps]) -> Callable
             reads(network_of(config)(params)),
             sample_contexts(config.task, keys),
             line_of(config.task, keys),
-            critic_of(options),
+            critic_of(options, config.task),
             keys,
             given=options.given_attempts,
             rounds=config.task.num_responses - options.given_attempts,

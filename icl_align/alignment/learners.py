@@ -11,7 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from icl_align.alignment.contexts import Context, Stream
 from icl_align.alignment.losses import ranking_losses
-from icl_align.alignment.options import INITIAL_POLICIES, OPTIMIZERS, GradientDescentConfig
+from icl_align.alignment.options import (
+    INITIAL_POLICIES,
+    OPTIMIZERS,
+    RANKING_LOSSES,
+    GradientDescentConfig,
+    Options,
+)
 from icl_align.config import implemented
 
 Predictions = Float[Array, "*batch n_plus_1 d"]
@@ -118,6 +124,34 @@ def gradient_descent(
     steps = config.steps if steps is None else steps
     policies, _ = jax.lax.fori_loop(0, steps, step, (policies, optimizer.init(policies)))
     return answer(policies)
+
+
+def descent_of(
+    config: Options,
+    contexts: Context,
+    keys: Key[Array, "*batch"],
+    reward_noise: Float[Array, ""] | float,
+    attempts: Int[Array, " m"] | None = None,
+) -> Float[Array, "*batch m d"]:
+    """Gradient descent as the options of a run have it: on its own loss if that ranks.
+
+    Args:
+      config: options.
+      contexts: any leading axes.
+      keys: one key for each context.
+      reward_noise: of the contexts, which says how many steps.
+      attempts: as in `gradient_descent`.
+    """
+    ranks = config.loss.name in RANKING_LOSSES
+    return gradient_descent(
+        contexts,
+        config.gradient_descent,
+        keys,
+        loss=config.loss.name if ranks else "plackett_luce",
+        score=config.loss.score,
+        steps=gradient_descent_steps(config.gradient_descent, reward_noise),
+        attempts=attempts,
+    )
 
 
 def gradient_descent_steps(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from icl_align.alignment.contexts import Context
 from icl_align.alignment.options import ModelConfig, TaskConfig
-from icl_align.alignment.tokens import TOKEN_LAYOUTS, num_tokens
+from icl_align.alignment.tokens import TOKEN_LAYOUTS, num_tokens, num_tokens_of
 from icl_align.initialisation import learned_positions, torch_linear
 from icl_align.transformer import Memory, Trunk
 
@@ -107,13 +107,17 @@ class Transformer(nnx.Module):
           context: any leading axes.
           given: how many it reads.
           attempts: the most it will read.
+
+        Raises:
+          ValueError: when learned positions do not reach so far.
         """
+        self._check_reach(num_tokens_of(self.tokens, attempts), attempts)
         if not self.causal:
             return self._after(context, given), None
         first = context._replace(
             responses=context.responses[..., :given, :], rewards=context.rewards[..., :given]
         )
-        length = 1 + TOKEN_LAYOUTS[self.tokens].tokens_per_attempt * attempts
+        length = num_tokens_of(self.tokens, attempts)
         past = self.trunk.blank_memory(context.query.shape[:-1], length)
         x_BTD, past = self.trunk.recall(self.embedded(first), past, 0)
         return self.read_out(x_BTD[..., -1, :]), past
@@ -165,6 +169,13 @@ class Transformer(nnx.Module):
         x_BND = self.embed(self._layout(context).unjudged(context))
         return x_BND if self.positions is None else x_BND + self.positions[...][places]
 
+    def _check_reach(self, num_tokens: int, num_responses: int) -> None:
+        if self.positions is not None and num_tokens > self.positions.shape[0]:
+            raise ValueError(
+                f"{num_responses} attempts need {num_tokens} learned positions, "
+                f"the transformer has {self.positions.shape[0]}"
+            )
+
     def _check_critic(self) -> None:
         if self.critic is None:
             raise ValueError("this network has no critic; loss.critic_weight above 0 trains one")
@@ -185,11 +196,7 @@ class Transformer(nnx.Module):
         num_tokens = x_BTD.shape[-2]
         if self.positions is None:
             return x_BTD
-        if num_tokens > self.positions.shape[0]:
-            raise ValueError(
-                f"{num_responses} attempts need {num_tokens} learned positions, "
-                f"the transformer has {self.positions.shape[0]}"
-            )
+        self._check_reach(num_tokens, num_responses)
         return x_BTD + self.positions[:num_tokens]
 
     def visible(self, num_tokens: int) -> Bool[Array, "t t"]:

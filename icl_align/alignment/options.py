@@ -134,9 +134,11 @@ class OwnRoundsConfig:
     critic_noise: float = option(
         0.0, "probability that a reward of the critic is replaced by U(0, 1)", least=0, most=1
     )
-    critic_power: float = option(1.0, "exponent of the critic's rewards", above=0)
+    critic_power: float = option(
+        1.0, "exponent of all rewards, of given attempts and of own ones", above=0
+    )
     critic_bias: float = option(0.0, "what the critic adds for own answers", least=-1, most=1)
-    clipped: bool = option(True, "whether the critic's rewards are clipped to [0, 1]")
+    critic_clipped: bool = option(True, "whether the critic's rewards are clipped to [0, 1]")
     scale: str = option(
         "attempts_norm",
         "of an answer that is put back: the mean norm of the given attempts, or its own",
@@ -198,6 +200,7 @@ class Options(Config):
             "of the contexts"
         },
         study="own_rounds",
+        studied=("own_rounds.", "evaluation.own_rounds"),
     )
 
     @property
@@ -233,12 +236,17 @@ class Options(Config):
                 raise ConfigError(key, value, "needs model.sees_future=false")
             if self.task.shown_rewards == "shuffled":
                 raise ConfigError(key, value, "needs task.shown_rewards=given or none")
+            if self.task.reward_transform == "rank":
+                raise ConfigError(key, value, "needs task.reward_transform=identity or power")
+            if self.task.dim == 1:
+                raise ConfigError(key, value, "needs task.dim of 2 at least")
         if rounds and given + rounds > attempts:
             most = f"task.num_responses={attempts} with own_rounds.given_attempts={given}"
             raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}")
-        if share and given >= attempts:
-            most = f"must be below task.num_responses={attempts}"
-            raise ConfigError("own_rounds.given_attempts", given, most)
+        if share and not self.loss.min_attempts <= given < self.last_attempts:
+            within = f"[{self.loss.min_attempts}, {self.last_attempts - 1}]"
+            reason = f"must be in {within} with train.own_rounds_share: what is trained on"
+            raise ConfigError("own_rounds.given_attempts", given, reason)
         if self.own_rounds.critic == LEARNED:
             if share:
                 reason = "cannot reward what it is trained on; needs another own_rounds.critic"

@@ -120,4 +120,9 @@ TOKEN_LAYOUTS = implemented(
 
 def num_tokens(config: ModelConfig, attempts: int) -> int:
     """Tokens of a context of so many attempts."""
-    return TOKEN_LAYOUTS[config.tokens].tokens_per_attempt * attempts + 1
+    return num_tokens_of(config.tokens, attempts)
+
+
+def num_tokens_of(layout: str, attempts: int) -> int:
+    """The same of a layout by its name."""
+    return TOKEN_LAYOUTS[layout].tokens_per_attempt * attempts + 1

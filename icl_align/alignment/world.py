@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -15,8 +16,7 @@ from icl_align.alignment.contexts import (
 )
 from icl_align.alignment.learners import (
     best_attempt,
-    gradient_descent,
-    gradient_descent_steps,
+    descent_of,
     least_squares,
     weighted_average,
 )
@@ -24,7 +24,7 @@ from icl_align.alignment.losses import training_loss
 from icl_align.alignment.metrics import agreement, refinement_error, regret
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.optimum import optimality_gap, plackett_luce_optimum
-from icl_align.alignment.options import LEARNERS, QUANTITIES, RANKING_LOSSES, Options
+from icl_align.alignment.options import LEARNERS, QUANTITIES, Options
 from icl_align.alignment.rounds.in_training import with_own_attempts
 from icl_align.alignment.tokens import num_tokens
 from icl_align.config import implemented
@@ -37,26 +37,13 @@ Answers = Float[Array, "b n_plus_1 d"]
 Judgements = Float[Array, "b n"]
 # What answers are compared with.
 Reference = dict[str, Answers]
-Noise = Float[Array, ""] | float
-
-
-def _descent(config: Options, contexts: Context, keys: Key[Array, " b"], noise: Noise) -> Answers:
-    ranks = config.loss.name in RANKING_LOSSES
-    return gradient_descent(
-        contexts,
-        config.gradient_descent,
-        keys,
-        loss=config.loss.name if ranks else "plackett_luce",
-        score=config.loss.score,
-        steps=gradient_descent_steps(config.gradient_descent, noise),
-    )
 
 
 # Learner -> (options, contexts, their keys, reward noise) -> its answers.
 LEARNER_ANSWERS: dict[str, Callable[..., Answers]] = implemented(
     LEARNERS[1:],
     {
-        "gradient_descent": _descent,
+        "gradient_descent": descent_of,
         "plackett_luce_optimum": lambda config, contexts, keys, noise: plackett_luce_optimum(
             contexts, config.loss.score
         ),
@@ -104,7 +91,9 @@ class Alignment:
         """With the network's own attempts in a share of the contexts."""
         if not config.train.own_rounds_share:
             return sample
-        return self._cut(config, with_own_attempts(config, network, sample.given, keys), keys)
+        made = with_own_attempts(config, network, sample.given, keys)
+        # The ranking that an own attempt is part of is no way to lower the loss; what is shown is.
+        return Sample(self._cut(config, made, keys).shown, jax.lax.stop_gradient(made))
 
     def _cut(self, config: Options, contexts: Context, keys: Key[Array, " batch"]) -> Sample:
         shown = self.shown(config, contexts, keys)

@@ -224,6 +224,7 @@ class Options(Config):
         condition_metric="plan",
         compared="readers",
         study="concept",
+        studied=("evaluation.concept",),
     )
 
     @property

@@ -171,7 +171,15 @@ def evaluated_options(config: Config) -> dict[str, Any]:
 
 def are_of(config: Config, step: int, curves: dict[str, Any]) -> bool:
     """Whether curves are of a training's state at `step`, with these options of the evaluation."""
-    return curves["step"] == step and curves["options"] == evaluated_options(config)
+    there, own = curves["options"], evaluated_options(config)
+    return curves["step"] == step and of_curves(config, there) == of_curves(config, own)
+
+
+def of_curves(config: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of some evaluated options that curves depend on: dotted key -> value."""
+    flat = {f"{name}.{key}": value for name, part in options.items() for key, value in part.items()}
+    studied = config.measures.studied
+    return {key: value for key, value in flat.items() if not key.startswith(studied)}
 
 
 class _Sums:

@@ -70,6 +70,24 @@ def evaluation_folder(run_dir: Path, names: list[str]) -> Path:
     return run_dir / EVALUATIONS / name[:200]
 
 
+def results_folder(
+    run_dir: Path, trained: Config, overrides: list[str], step: int, output_dir: Path | None
+) -> Path:
+    """Where the results of another evaluation go: to the run's folder without overrides and after
+    the last step; else below `evaluations/`, or to `output_dir`.
+
+    Raises:
+      ConfigError: that is a run with results of its own.
+    """
+    names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
+    folder = output_dir or (evaluation_folder(run_dir, names) if names else run_dir)
+    if names and (folder / ".hydra").is_dir():
+        raise ConfigError(
+            "output_dir", folder, "is a run with curves of its own, under its options"
+        )
+    return folder
+
+
 def evaluate_again(
     run_dir: Path,
     overrides: list[str],
@@ -95,12 +113,7 @@ def evaluate_again(
     trained = config_of_run(run_dir)
     config = evaluation_config(trained, overrides)
     step, state = newest_state(run_dir, trained, terminal.warn)
-    names = overrides + ([f"step_{step}"] if step < trained.train.steps else [])
-    folder = output_dir or (evaluation_folder(run_dir, names) if names else run_dir)
-    if names and (folder / ".hydra").is_dir():
-        raise ConfigError(
-            "output_dir", folder, "is a run with curves of its own, under its options"
-        )
+    folder = results_folder(run_dir, trained, overrides, step, output_dir)
     if figure is not None:
         curves = _curves_there(folder, config, step)
         if curves is not None:

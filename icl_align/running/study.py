@@ -72,7 +72,11 @@ def read_study(config: Config, step: int, folder: Path) -> dict[str, Any] | None
         return None
     found = read_json(path)
     try:
-        same = found["step"] == step and found["options"] == evaluated_options(config)
+        there, own = found["options"], evaluated_options(config)
+        name = config.measures.study
+        if not is_studied(config):  # made by a command, which says how much of it
+            there = there | {"evaluation": there["evaluation"] | {name: own["evaluation"][name]}}
+        same = found["step"] == step and there == own
         for row in found["summary"]:
             row["name"], row["mean"], row["low"], row["high"]
     except (KeyError, TypeError) as error:

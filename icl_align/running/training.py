@@ -210,7 +210,7 @@ def loss_of(
         is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree)
 
-    with jax.named_scope("tokens"):
+    with jax.named_scope("tokens"), jax.default_matmul_precision(precision.products):
         sample = world.sample(config, keys)
         if isinstance(world, ProvokingWorld):
             sample = world.provoked(config, network(params), sample, keys)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.alignment import own_rounds as command
-from icl_align.alignment.rounds.own import transformer_in_steps
+from icl_align.alignment.rounds.roll_out import transformer_in_steps
 from icl_align.running.compose import compose_config
 
 TINY = ["model.width=16", "model.num_layers=1", "model.num_heads=2", "task.num_responses=5"]

@@ -1,5 +1,6 @@
 """Facts of the curves, and of how their computation is divided and what of it is kept."""
 
+import copy
 import functools
 
 import jax
@@ -10,7 +11,12 @@ import pytest
 from icl_align.alignment.contexts import sample_contexts, shown_to_transformer
 from icl_align.alignment.metrics import refinement_error
 from icl_align.running import measuring as measuring_module
-from icl_align.running.evaluation import by_configuration, compute_curves
+from icl_align.running.evaluation import (
+    are_of,
+    by_configuration,
+    compute_curves,
+    evaluated_options,
+)
 from icl_align.running.kept import Kept
 from icl_align.running.keys import evaluation_keys
 from icl_align.running.measuring import Measuring
@@ -177,3 +183,16 @@ def test_a_monotone_transform_moves_no_ranker(untrained, curves):
         c["learners"]["least_squares"]["0.0"]["refinement_error"]["mean"] for c in (curves, powered)
     )
     assert np.abs(np.subtract(a, b)).max() > 0.01
+
+
+def test_curves_do_not_depend_on_options_that_only_the_study_reads():
+    config = tiny()
+    there = evaluated_options(config)
+    older = copy.deepcopy(there)  # of a run from before there were own rounds
+    del older["own_rounds"], older["evaluation"]["own_rounds"]
+    for options in (older, there):
+        curves = {"step": 3, "options": options}
+        studied = tiny("evaluation.own_rounds=2", "own_rounds.critic=direction")
+        assert are_of(config, 3, curves) and are_of(studied, 3, curves)
+        assert not are_of(config, 4, curves)
+        assert not are_of(tiny("evaluation.seed=1"), 3, curves)

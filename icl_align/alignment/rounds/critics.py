@@ -1,8 +1,9 @@
 """Critics: who rewards a learner's own answers.
 
 On the published data y = r W x + (1 - r) W- x, so an answer on that line says itself what its
-reward is. An answer beside the line has none, and three formulas give it one. All of them give a
-given attempt its own reward, and the target 1:
+reward is. An answer beside the line has none, and three formulas give it one. All of them give the
+target 1, and a given attempt its own reward; where every attempt has a corrupt policy of its own,
+that holds for the worst attempt only:
 
     share      the place of its projection on the line: blind to what stands at right angles to it
     distance   1 - |y - W x| / |W- x - W x|: how near the target it is
@@ -58,8 +59,8 @@ def distance(line: Line, answers: Float[Array, "*batch d"]) -> Float[Array, "*ba
 
 
 def direction(line: Line, answers: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-    """In [0, 1]; 1 for a multiple of the target, 0 for whatever points away at least as far as the
-    corrupted answer does.
+    """In [0, 1]; 1 for a positive multiple of the target, 0 for whatever points away at least as
+    far as the corrupted answer does.
     """
     length = _norm(line.target)
     unit = line.target / length[..., None]
@@ -77,31 +78,52 @@ FORMULA_FUNCTIONS: dict[str, Callable[[Line, Array], Float[Array, "*batch"]]] = 
 )
 
 
-# Critic -> its place among the values that `rewards_of` chooses from.
-PLACES = implemented(CRITICS, {name: place for place, name in enumerate((*FORMULAS, LEARNED))})
+# Critic -> its number among the values that `rewards_of` chooses from.
+NUMBERS = implemented(CRITICS, {name: number for number, name in enumerate((*FORMULAS, LEARNED))})
 
 
 class Critic(NamedTuple):
     """The numbers of a critic; arrays, so that one program serves many critics.
 
     Attributes:
-      formula: its number in PLACES.
-      noise, power, bias, clipped: as in `own_rounds.critic_*`.
+      formula: its number in NUMBERS.
+      noise, bias, clipped: as in `own_rounds.critic_*`.
+      power: of all rewards, on top of the task's transform.
+      task_power: of the task's transform, which given rewards have already.
     """
 
     formula: Int[Array, "*c"]
     noise: Float[Array, "*c"]
     power: Float[Array, "*c"]
+    task_power: Float[Array, "*c"]
     bias: Float[Array, "*c"]
     clipped: Float[Array, "*c"]
 
 
-def critic_of(options: OwnRoundsConfig) -> Critic:
-    """The critic that the options describe."""
-    numbers = options.critic_noise, options.critic_power, options.critic_bias, options.clipped
-    return Critic(
-        jnp.asarray(PLACES[options.critic]), *(jnp.asarray(n, jnp.float32) for n in numbers)
+def critic_of(options: OwnRoundsConfig, task: TaskConfig) -> Critic:
+    """The critic that the options describe, for attempts of a task."""
+    task_power = task.reward_power if task.reward_transform == "power" else 1.0
+    numbers = (
+        options.critic_noise,
+        options.critic_power,
+        task_power,
+        options.critic_bias,
+        options.critic_clipped,
     )
+    return Critic(
+        jnp.asarray(NUMBERS[options.critic]), *(jnp.asarray(n, jnp.float32) for n in numbers)
+    )
+
+
+def _to_power(rewards: Float[Array, "*b"], power: Float[Array, ""]) -> Float[Array, "*b"]:
+    """Odd, so that it is monotone where rewards are not clipped; exact for a power of 1."""
+    powered = jnp.sign(rewards) * jnp.maximum(jnp.abs(rewards), EPSILON) ** power
+    return jnp.where(power == 1, rewards, powered)
+
+
+def given_rewards(critic: Critic, rewards: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """What a critic makes of given rewards: their power, so that it judges all attempts alike."""
+    return _to_power(rewards, critic.power)
 
 
 def rewards_of(
@@ -123,19 +145,19 @@ def rewards_of(
       n: which attempt they are, from 0.
 
     Returns:
-      The formula's value, clipped, to a power, with the bias, clipped again; or a fresh U(0, 1)
+      The formula's value, clipped, to the powers, with the bias, clipped again; or a fresh U(0, 1)
       draw with the probability `noise`. The answers whose rewards are drawn at a small noise are
       among those at a larger one.
     """
-    values = jnp.stack([of(line, answers) for of in FORMULA_FUNCTIONS.values()] + [learned])
-    value = jnp.take(values, critic.formula, axis=0)
+    values = jnp.stack([of(line, answers) for of in FORMULA_FUNCTIONS.values()])
 
     def clip(value):
         return jnp.where(critic.clipped > 0, jnp.clip(value, 0, 1), value)
 
-    value = clip(value)
-    powered = jnp.sign(value) * jnp.maximum(jnp.abs(value), EPSILON) ** critic.power
-    value = clip(jnp.where(critic.power == 1, value, powered) + critic.bias)
+    powered = _to_power(clip(values), critic.task_power * critic.power)
+    # What is learned is the reward as the task has it.
+    every = jnp.concatenate([powered, _to_power(clip(learned), critic.power)[None]])
+    value = clip(jnp.take(every, critic.formula, axis=0) + critic.bias)
 
     def draw(key):
         return jax.random.uniform(jax.random.fold_in(Stream.CRITIC.of(key), n), (2,))

@@ -69,17 +69,24 @@ def own_rounds_figure(found: dict[str, Any]) -> Figure:
     of_seeds = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     count = found["options"]["evaluation"]["num_contexts"]
     figure.suptitle(
-        f"own rounds after {found['given_attempts']} given attempts; mean over {count} contexts, "
-        f"{of_seeds}; bands and bars: 95% interval",
+        f"own rounds after {found['given_attempts']} given attempts, rewarded by {_judge(found)}; "
+        f"mean over {count} contexts, {of_seeds}; bands and bars: 95% interval",
         fontsize=9,
     )
     return figure
+
+
+def _judge(found: dict[str, Any]) -> str:
+    own, others = found["critic"], found["critic_of_others"]
+    return own if own == others else f"{own} (other learners: {others})"
 
 
 def _gains(axes: Axes, found: dict[str, Any]) -> None:
     drawn = set()
     for row in found["critics"]:
         formula = row["name"].split(",")[0]
+        if formula not in FORMULA_COLORS:  # one that guesses
+            formula = "share"
         x, y = row["accuracy"], row["gain"]
         axes.errorbar(
             x["mean"],
@@ -93,7 +100,7 @@ def _gains(axes: Axes, found: dict[str, Any]) -> None:
         )
         drawn.add(formula)
     axes.axhline(0, color="0.6", lw=0.8)
-    axes.set_xlabel("accuracy of the critic on own answers")
+    axes.set_xlabel("accuracy of the critic, on the same answers for all")
     axes.set_ylabel(f"transformer's gain after {found['rounds']} rounds")
     if found["correlation"] is not None:
         one = found["correlation"]
@@ -124,7 +131,7 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     errors.set_ylabel(PANELS["refinement_error"])
     errors.xaxis.get_major_locator().set_params(integer=True)
     gains.axhline(0, color="0.6", lw=0.8)
-    gains.set_xlabel("accuracy of the critic on own answers")
+    gains.set_xlabel("accuracy of the critic, on a run's own answers")
     gains.set_ylabel("transformer's gain in the last round")
     for axes in (errors, gains):
         _clean(axes)

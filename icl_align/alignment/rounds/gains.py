@@ -9,19 +9,20 @@ from jaxtyping import Float
 from icl_align.alignment.options import FORMULAS, LEARNED, OwnRoundsConfig
 from icl_align.statistics import Moments, mean_interval, moments, statistic_moments
 
-NOISE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+NOISE = (0.1, 0.2, 0.3, 0.5, 0.75)
+RESAMPLES = 1000
 
-Interval = dict[str, float]
+Interval = dict[str, Any]
 
 
 def settings(options: OwnRoundsConfig, has_critic: bool) -> dict[str, OwnRoundsConfig]:
     """The critics that gains are compared under: name -> options.
 
-    Each formula under several noises; some with a power or a bias; one that is not clipped; and the
-    one that was learned, if there is one.
+    Each formula alone and under noise, with a power and with a bias; one that is not clipped; one
+    that guesses; and the one that was learned, if there is one.
     """
     plain = dataclasses.replace(
-        options, critic_noise=0.0, critic_power=1.0, critic_bias=0.0, clipped=True
+        options, critic_noise=0.0, critic_power=1.0, critic_bias=0.0, critic_clipped=True
     )
 
     def of(name, **changes):
@@ -29,11 +30,13 @@ def settings(options: OwnRoundsConfig, has_critic: bool) -> dict[str, OwnRoundsC
 
     found = {}
     for name in FORMULAS:
+        found[name] = of(name)
         found |= {f"{name}, noise {p:g}": of(name, critic_noise=p) for p in NOISE}
     for name in ("share", "direction"):
         found |= {f"{name}, power {k:g}": of(name, critic_power=k) for k in (0.33, 3.0)}
         found |= {f"{name}, bias {b:+g}": of(name, critic_bias=b) for b in (-0.3, -0.1, 0.1, 0.3)}
-    found["share, not clipped"] = of("share", clipped=False)
+    found["share, not clipped"] = of("share", critic_clipped=False)
+    found["a guess"] = of("share", critic_noise=1.0)
     if has_critic:
         found[LEARNED] = of(LEARNED)
     return found
@@ -51,52 +54,81 @@ def interval_of(of: Moments) -> Interval:
     return {"mean": float(mean), "low": float(low), "high": float(high)}
 
 
-def gain_row(measured: dict[str, Float[np.ndarray, "b s r"]]) -> dict[str, Interval]:
-    """The gain of the last round, and the accuracy of the critic over all rounds, both ways."""
-    errors, rewards = measured["refinement_error"][..., :-1], measured["reward"]
-    both = np.stack([-errors, rewards, errors**2, rewards**2, -errors * rewards], axis=-1)
+def gain_row(
+    measured: dict[str, Float[np.ndarray, "b s r"]], judged: dict[str, Float[np.ndarray, "b s ..."]]
+) -> dict[str, Any]:
+    """What there is to say of one critic.
 
-    return {
-        "gain": interval_of(moments(measured["gain"][..., -1])),
-        "accuracy": interval_of(moments(measured["critic_accuracy"].mean(axis=-1))),
-        "correlation": interval_of(statistic_moments(pearson, both.mean(axis=2))),
-    }
-
-
-def over_settings(rows: list[dict[str, Any]]) -> dict[str, Interval | None]:
-    """How the gain goes with the accuracy of the critic, over several of them.
+    Args:
+      measured: of the rounds that it rewards, `quantities.beside_the_target`.
+      judged: of the pool of answers that all critics judge: "accuracy" [b, s], and "moments"
+        [b, s, 5] of reward and minus the error, see `pearson`.
 
     Returns:
-      "correlation", Pearson's with Fisher's interval, and "threshold", where the regression of the
-      gain on the accuracy crosses 0, with a bootstrap interval over the rows; None where the
-      accuracies do not differ.
+      "gain" of the last round; "accuracy" and "correlation" with the error on the pool; and
+      "accuracy_met", on the rounds themselves.
     """
-    from scipy.stats import pearsonr
-
-    accuracy = np.array([row["accuracy"]["mean"] for row in rows])
-    gain = np.array([row["gain"]["mean"] for row in rows])
-    if len(rows) < 4 or min(np.ptp(accuracy), np.ptp(gain)) < 1e-6:
-        return {"correlation": None, "threshold": None}
-    found = pearsonr(accuracy, gain)
-    low, high = found.confidence_interval(0.95)
-    drawn = np.random.default_rng(0).integers(len(rows), size=(2000, len(rows)))
-
-    def threshold(rows):
-        a, g = accuracy[rows], gain[rows]
-        centred = a - a.mean(-1, keepdims=True)
-        slope = (centred * g).sum(-1) / np.maximum((centred**2).sum(-1), 1e-12)
-        return a.mean(-1) - g.mean(-1) / np.where(np.abs(slope) < 1e-12, 1e-12, slope)
-
-    bounds = np.quantile(threshold(drawn), [0.025, 0.975])
     return {
-        "correlation": {
-            "mean": float(found.statistic),
-            "low": float(low),
-            "high": float(high),
-        },
-        "threshold": {
-            "mean": float(threshold(np.arange(len(rows)))),
-            "low": float(bounds[0]),
-            "high": float(bounds[1]),
-        },
+        "gain": _by_seed(measured["gain"][..., -1]),
+        "accuracy": _by_seed(judged["accuracy"]),
+        "accuracy_met": _by_seed(measured["critic_accuracy"].mean(axis=-1)),
+        "correlation": interval_of(statistic_moments(pearson, judged["moments"])),
     }
+
+
+def _by_seed(values: Float[np.ndarray, "b s"]) -> Interval:
+    of = moments(values)
+    return interval_of(of) | {"by_seed": of.seed_means.tolist()}
+
+
+def over_settings(runs: list[list[dict[str, Any]]]) -> dict[str, Interval | None]:
+    """How the gain goes with the accuracy of the critic, over several of them.
+
+    Intervals are a bootstrap's, in which runs, critics and seeds are drawn anew.
+
+    Args:
+      runs: of each run the rows of its critics, as `gain_row` has them.
+
+    Returns:
+      "correlation", Pearson's, and "threshold", the accuracy at which the regression of the gain on
+      it crosses 0; None where the accuracies or the gains do not differ, and the threshold also
+      where the correlation is not told from 0, or where it lies beyond the accuracies met.
+    """
+    accuracies, gains = (
+        [np.array([row[key]["by_seed"] for row in rows]) for rows in runs]
+        for key in ("accuracy", "gain")
+    )
+
+    def both(values):
+        return np.concatenate([of.mean(axis=1) for of in values])
+
+    accuracy, gain = both(accuracies), both(gains)
+    if len(accuracy) < 4 or min(np.ptp(accuracy), np.ptp(gain)) < 1e-6:
+        return {"correlation": None, "threshold": None}
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        some_accuracies, some_gains = [], []
+        for run in rng.integers(len(runs), size=len(runs)):
+            critics, seeds = accuracies[run].shape
+            which = np.ix_(rng.integers(critics, size=critics), rng.integers(seeds, size=seeds))
+            some_accuracies.append(accuracies[run][which])
+            some_gains.append(gains[run][which])
+        drawn.append(_line(both(some_accuracies), both(some_gains)))
+    lows, highs = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
+    found = _line(accuracy, gain)
+    correlation, threshold = (
+        {"mean": float(mean), "low": float(low), "high": float(high)}
+        for mean, low, high in zip(found, lows, highs, strict=True)
+    )
+    is_met = accuracy.min() <= threshold["mean"] <= accuracy.max()
+    shown = threshold if correlation["low"] > 0 and is_met else None
+    return {"correlation": correlation, "threshold": shown}
+
+
+def _line(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Pearson's correlation, and where the regression of y on x crosses 0."""
+    dx, dy = x - x.mean(), y - y.mean()
+    spread = max(float(dx @ dx), 1e-12)
+    slope = float(dx @ dy) / spread
+    correlation = float(dx @ dy) / np.sqrt(spread * max(float(dy @ dy), 1e-12))
+    return correlation, x.mean() - y.mean() / (slope if abs(slope) > 1e-9 else 1e-9)

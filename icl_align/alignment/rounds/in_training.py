@@ -8,7 +8,7 @@ from icl_align.alignment.contexts import Context, Stream
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import Options
 from icl_align.alignment.rounds.critics import critic_of, line_of
-from icl_align.alignment.rounds.own import own_rounds, transformer_in_steps
+from icl_align.alignment.rounds.roll_out import own_rounds, transformer_in_steps
 from icl_align.transformer import frozen
 
 
@@ -23,19 +23,24 @@ def with_own_attempts(
       contexts: as they were drawn.
       keys: of the contexts; each says whether its own gets own attempts.
     """
-    options, attempts = config.own_rounds, contexts.rewards.shape[-1]
+    options, last, attempts = config.own_rounds, config.last_attempts, contexts.rewards.shape[-1]
     if not config.train.own_rounds_gradient:
         network = frozen(network)
     made = own_rounds(
         transformer_in_steps(network, config.task.shown_rewards == "none"),
         contexts,
         line_of(config.task, keys),
-        critic_of(options),
+        critic_of(options, config.task),
         keys,
         given=options.given_attempts,
-        rounds=attempts - options.given_attempts,
+        rounds=last - options.given_attempts,
         scale=options.scale,
     ).contexts
+    # What stands behind the last attempt that is trained on is not read.
+    room = [(0, 0), (0, attempts - last)]
+    made = made._replace(
+        responses=jnp.pad(made.responses, [*room, (0, 0)]), rewards=jnp.pad(made.rewards, room)
+    )
     share = config.train.own_rounds_share
     chosen = jax.vmap(lambda key: jax.random.bernoulli(Stream.OWN_ROUNDS.of(key), share))(keys)
     return contexts._replace(

@@ -8,41 +8,29 @@ from jaxtyping import Array, Key
 
 from icl_align.alignment.learners import (
     best_attempt,
-    gradient_descent,
-    gradient_descent_steps,
+    descent_of,
     least_squares,
     weighted_average,
 )
 from icl_align.alignment.optimum import plackett_luce_optimum
-from icl_align.alignment.options import LEARNERS, RANKING_LOSSES, Options
-from icl_align.alignment.rounds.own import InSteps, in_steps, transformer_in_steps
+from icl_align.alignment.options import LEARNERS, Options
+from icl_align.alignment.rounds.roll_out import InSteps, in_steps, transformer_in_steps
 from icl_align.alignment.theory.assembly import as_module
 from icl_align.alignment.theory.construction import plackett_luce_network
 from icl_align.config import implemented
 
 CONSTRUCTED = {"constructed_1": 1, "constructed_4": 4}  # name -> its steps of gradient descent
-CONSTRUCTED_RATE = 0.1
+CONSTRUCTED_RATE = 0.1  # for a query of norm 1; the networks do not know the norm
 MEASURED = (*LEARNERS, *CONSTRUCTED)
 
 Keys = Key[Array, " b"]
 
 
 def _descent(config: Options, keys: Keys) -> InSteps:
-    ranks = config.loss.name in RANKING_LOSSES
-    steps = gradient_descent_steps(config.gradient_descent, config.task.reward_noise)
-
-    def answer(contexts, n):
-        return gradient_descent(
-            contexts,
-            config.gradient_descent,
-            keys,
-            loss=config.loss.name if ranks else "plackett_luce",
-            score=config.loss.score,
-            steps=steps,
-            attempts=jnp.asarray(n)[None],
-        )[:, 0]
-
-    return in_steps(answer)
+    noise = config.task.reward_noise
+    return in_steps(
+        lambda contexts, n: descent_of(config, contexts, keys, noise, jnp.asarray(n)[None])[:, 0]
+    )
 
 
 def _optimum(config: Options, keys: Keys) -> InSteps:

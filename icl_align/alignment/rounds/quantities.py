@@ -1,19 +1,19 @@
 """What is measured of own rounds, round by round."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from icl_align.alignment.contexts import Context
-from icl_align.alignment.learners import gradient_descent
-from icl_align.alignment.losses import cosine, ranking_losses
+from icl_align.alignment.learners import descent_of
+from icl_align.alignment.losses import EPSILON, cosine, ranking_losses
 from icl_align.alignment.metrics import agreement, refinement_error
 from icl_align.alignment.optimum import plackett_luce_optimum
 from icl_align.alignment.options import Options
-from icl_align.alignment.rounds.own import OwnRounds
+from icl_align.alignment.rounds.roll_out import OwnRounds
 
 BY_ANSWER = ("refinement_error", "gain", "regret", "agreement")  # one more than rounds
-BY_ROUND = ("movement", "reward", "critic_accuracy")
+BY_ROUND = ("movement", "length", "reward", "critic_accuracy")
+APART = 1e-4  # attempts whose errors differ by less are no pair to rank
 
 Values = dict[str, Float[Array, "b r"]]
 
@@ -26,6 +26,8 @@ def quantities(config: Options, made: OwnRounds, keys: Key[Array, " b"], given: 
     regret            Plackett-Luce loss above its minimum, on all attempts so far, own ones too
     agreement         cosine with gradient descent's answer to the same attempts
     movement          1 - cos of the answer before an own attempt and the one after it
+    length            of the answer that is put back, before it is scaled, in mean lengths of the
+                      given attempts (of the query where none is given)
     reward            what the critic gave
     critic_accuracy   share of the earlier attempts that it ranks with an own one as the error does
 
@@ -44,9 +46,7 @@ def beside_descent(config: Options, made: OwnRounds, keys: Key[Array, " b"], giv
     score, last = config.loss.score, contexts.rewards.shape[-1]
     attempts = jnp.arange(given, last + 1)
     optimum = plackett_luce_optimum(contexts, score, attempts=attempts)
-    descent = gradient_descent(
-        contexts, config.gradient_descent, keys, score=score, attempts=attempts
-    )
+    descent = descent_of(config, contexts, keys, config.task.reward_noise, attempts)
 
     def loss(predictions):
         return ranking_losses("plackett_luce", score, predictions, contexts, attempts)
@@ -60,22 +60,43 @@ def beside_descent(config: Options, made: OwnRounds, keys: Key[Array, " b"], giv
 def beside_the_target(made: OwnRounds, given: int) -> Values:
     """Those of `quantities` that need the target only."""
     contexts, answers = made
-    last = contexts.rewards.shape[-1]
     error = refinement_error(answers, contexts)
-    right = ranked_right(contexts)[:, given:]
-    earlier = jnp.tril(jnp.ones((last, last)), -1)[given:]
+    right, counted = own_pairs(contexts, given)
+    own_length = jnp.linalg.norm(answers[:, :-1], axis=-1)
+    beside = contexts.responses[:, :given] if given else contexts.query[:, None]
+    mean_length = jnp.mean(jnp.linalg.norm(beside, axis=-1), axis=-1, keepdims=True)
     return {
         "refinement_error": error,
         "gain": error[:, :1] - error,
         "movement": cosine(answers[:, 1:], answers[:, :-1]),
+        "length": own_length / jnp.maximum(mean_length, EPSILON),
         "reward": contexts.rewards[:, given:],
-        "critic_accuracy": jnp.sum(right * earlier, -1) / jnp.maximum(jnp.sum(earlier, -1), 1),
+        "critic_accuracy": _share(right, counted, -1),
     }
 
 
-def ranked_right(contexts: Context) -> Float[Array, "b n n"]:
-    """Whether the rewards rank each pair of attempts as their errors do; 1/2 for equal rewards."""
-    errors = jax.vmap(lambda y, t: cosine(y, t[None]))(contexts.responses, contexts.target)
-    better = jnp.sign(errors[:, None, :] - errors[:, :, None])
-    rewarded = jnp.sign(contexts.rewards[:, :, None] - contexts.rewards[:, None, :])
-    return 0.5 * (1 + better * rewarded)
+def accuracy(contexts: Context, given: int) -> Float[Array, " b"]:
+    """Share of the pairs of an own attempt and an earlier one that the rewards rank as the errors
+    do; 1/2 without any.
+    """
+    return _share(*own_pairs(contexts, given), (-2, -1))
+
+
+def own_pairs(contexts: Context, given: int) -> tuple[Float[Array, "b r n"], Float[Array, "b r n"]]:
+    """Of own attempt r and attempt n: whether they are ranked right, and whether they count.
+
+    They do where n is earlier and the errors are apart. Equal rewards are half right.
+    """
+    errors = refinement_error(contexts.responses, contexts)
+    last = errors.shape[-1]
+    gap = errors[:, None, :] - errors[:, given:, None]
+    rewarded = jnp.sign(contexts.rewards[:, given:, None] - contexts.rewards[:, None, :])
+    earlier = jnp.tril(jnp.ones((last, last)), -1)[given:]
+    return 0.5 * (1 + jnp.sign(gap) * rewarded), earlier * (jnp.abs(gap) > APART)
+
+
+def _share(
+    right: Float[Array, "b r n"], counted: Float[Array, "b r n"], axis: int | tuple[int, ...]
+) -> Float[Array, "..."]:
+    number = jnp.sum(counted, axis)
+    return jnp.where(number > 0, jnp.sum(right * counted, axis) / jnp.maximum(number, 1), 0.5)

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from icl_align.alignment.contexts import sample_contexts
+from icl_align.alignment.contexts import Context, sample_contexts, shown_to_transformer
+from icl_align.alignment.metrics import refinement_error
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import FORMULAS, LEARNED, LEARNERS, Options
-from icl_align.alignment.rounds.critics import Critic, critic_of, line_of
+from icl_align.alignment.rounds.critics import (
+    Critic,
+    critic_of,
+    given_rewards,
+    line_of,
+    rewards_of,
+)
 from icl_align.alignment.rounds.gains import (
     gain_row,
     interval_of,
@@ -22,19 +29,18 @@ from icl_align.alignment.rounds.gains import (
     settings,
 )
 from icl_align.alignment.rounds.learners import MEASURED, WITHOUT_TRAINING
-from icl_align.alignment.rounds.own import InSteps, OwnRounds, own_rounds, transformer_in_steps
 from icl_align.alignment.rounds.quantities import (
     BY_ANSWER,
     BY_ROUND,
+    accuracy,
     beside_the_target,
     quantities,
-    ranked_right,
 )
+from icl_align.alignment.rounds.roll_out import InSteps, OwnRounds, own_rounds, transformer_in_steps
 from icl_align.statistics import mean_interval, moments, statistic_moments
 
 SETTLED = 0.01  # of the refinement error: within this of its end a curve has converged
 
-Interval = dict[str, Any]
 Keys = Key[Array, " b"]
 
 
@@ -63,23 +69,27 @@ class _Rounds:
     """Rounds of learners over all contexts of an evaluation, batch by batch."""
 
     def __init__(self, config: Options, network: Callable[[Any], Transformer], keys: Keys):
-        self._config, options = config, config.own_rounds
+        self._config, given = config, config.own_rounds.given_attempts
         size = min(config.evaluation.batch_size, len(keys))
         whole = -(-len(keys) // size) * size
         padded = jnp.concatenate([keys, keys[: whole - len(keys)]])
         self._batches, self._count = padded.reshape(-1, size), len(keys)
         hides = config.task.shown_rewards == "none"
-        self._measure = jax.jit(
-            lambda made, keys: quantities(config, made, keys, options.given_attempts)
-        )
-        self._measure_quickly = jax.jit(
-            lambda made, keys: beside_the_target(made, options.given_attempts)
-        )
-        self._of_network = jax.jit(
-            lambda params, critic, keys: roll_out(
-                config, transformer_in_steps(network(params), hides), critic, keys
-            )
-        )
+
+        def rolled(params, critic, keys):
+            return roll_out(config, transformer_in_steps(network(params), hides), critic, keys)
+
+        def judged(params, critic, pool, keys):
+            learned = jnp.zeros_like(pool.rewards)
+            if config.loss.critic_weight:
+                shown = shown_to_transformer(config.task, pool, keys)
+                learned = network(params).with_judgements(shown)[1]
+            return _judged(config, critic, pool, learned, keys)
+
+        self._measure = jax.jit(lambda made, keys: quantities(config, made, keys, given))
+        self._measure_quickly = jax.jit(lambda made, keys: beside_the_target(made, given))
+        self._rolled, self._judged = jax.jit(rolled), jax.jit(judged)
+        self._learned = jax.jit(lambda params, keys: _on_given(config, network(params), keys))
 
     def trained(
         self, params: Any, critic: Critic, quickly: bool = False
@@ -92,13 +102,9 @@ class _Rounds:
           quickly: without what takes an optimisation for each context.
         """
         measure = self._measure_quickly if quickly else self._measure
-        seeds = len(jax.tree.leaves(params)[0])
-        each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(seeds)]
-        found = [
-            self._gathered(lambda keys, own=own: self._of_network(own, critic, keys), measure)
-            for own in each
-        ]
-        return {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
+        return self._of_seeds(
+            params, lambda own, keys: measure(self._rolled(own, critic, keys), keys)
+        )
 
     def untrained(self, name: str, critic: Critic) -> dict[str, Float[np.ndarray, "b 1 r"]]:
         """What is measured of a learner without training."""
@@ -108,15 +114,82 @@ class _Rounds:
         def rolled(critic, keys):
             return roll_out(config, WITHOUT_TRAINING[name](config, keys), critic, keys)
 
-        found = self._gathered(functools.partial(rolled, critic), self._measure)
+        found = self._gathered(lambda keys: self._measure(rolled(critic, keys), keys))
         return {quantity: values[:, None] for quantity, values in found.items()}
 
-    def _gathered(
-        self, rolled: Callable[[Keys], OwnRounds], measure: Callable[[OwnRounds, Keys], Any]
-    ) -> dict[str, np.ndarray]:
-        found = [jax.device_get(measure(rolled(keys), keys)) for keys in self._batches]
+    def judged(
+        self, params: Any, critics: list[Critic]
+    ) -> list[dict[str, Float[np.ndarray, "b s ..."]]]:
+        """How accurate critics are on one pool of answers: the networks' own, under the critic of
+        the options.
+        """
+        own = critic_of(self._config.own_rounds, self._config.task)
+
+        def of(own_params, keys):
+            pool = self._rolled(own_params, own, keys).contexts
+            found = [self._judged(own_params, critic, pool, keys) for critic in critics]
+            return {name: jnp.stack([one[name] for one in found], axis=1) for name in found[0]}
+
+        found = self._of_seeds(params, of)  # [b, s, critics, ...]
+        return [
+            {name: values[:, :, place] for name, values in found.items()}
+            for place in range(len(critics))
+        ]
+
+    def of_learned_critic(self, params: Any) -> dict[str, Float[np.ndarray, "b s ..."]]:
+        """How accurate the learned critic is on given attempts."""
+        return self._of_seeds(params, self._learned)
+
+    def _of_seeds(self, params: Any, measure: Callable[[Any, Keys], Any]) -> dict[str, np.ndarray]:
+        seeds = len(jax.tree.leaves(params)[0])
+        each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(seeds)]
+        found = [self._gathered(functools.partial(measure, own)) for own in each]
+        return {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
+
+    def _gathered(self, measure: Callable[[Keys], Any]) -> dict[str, np.ndarray]:
+        found = [jax.device_get(measure(keys)) for keys in self._batches]
         joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
         return {name: values[: self._count] for name, values in joined.items()}
+
+
+def _judged(
+    config: Options, critic: Critic, pool: Context, learned: Float[Array, "b n"], keys: Keys
+) -> dict[str, Float[Array, "b ..."]]:
+    """Accuracy of a critic on own rounds that another may have rewarded, and moments of its rewards
+    and minus the error.
+    """
+    given, line = config.own_rounds.given_attempts, line_of(config.task, keys)
+    contexts = sample_contexts(config.task, keys)
+    rewards = given_rewards(critic, contexts.rewards[:, :given])
+    own = [
+        rewards_of(critic, line, pool.responses[:, n], learned[:, n], keys, n)
+        for n in range(given, pool.rewards.shape[-1])
+    ]
+    own = jnp.stack(own, axis=-1)
+    judged = pool._replace(rewards=jnp.concatenate([rewards, own], axis=-1))
+    worth = -refinement_error(pool.responses, pool)[:, given:]
+    return {
+        "accuracy": accuracy(judged, given),
+        "moments": _moments(own, worth),
+    }
+
+
+def _on_given(
+    config: Options, network: Transformer, keys: Keys
+) -> dict[str, Float[Array, "b ..."]]:
+    """The same of a learned critic on given attempts, from the third on."""
+    contexts = sample_contexts(config.task, keys)
+    _, expected = network.with_judgements(shown_to_transformer(config.task, contexts, keys))
+    judged = contexts._replace(rewards=expected)
+    first = min(2, contexts.rewards.shape[-1] - 1)
+    return {
+        "accuracy": accuracy(judged, first),
+        "moments": _moments(expected[:, first:], contexts.rewards[:, first:]),
+    }
+
+
+def _moments(x: Float[Array, "b n"], y: Float[Array, "b n"]) -> Float[Array, "b 5"]:
+    return jnp.stack([x, y, x**2, y**2, x * y], axis=-1).mean(axis=1)
 
 
 def study(
@@ -129,51 +202,60 @@ def study(
     """What own_rounds.json holds; arguments as `icl_align.world.StudiedWorld.study`.
 
     Returns:
-      "learners": learner -> quantity -> mean, low, high by answer or round; "rounds_to_convergence"
-      of each; "critics": a row for each of `settings`, with what the transformer gains and how
-      accurate the critic is; "correlation" of the two over these rows, and the "threshold" of
-      accuracy above which the fitted line says that there is a gain; "learned_critic": its accuracy
-      on given attempts; "summary".
+      "learners": learner -> quantity -> mean, low, high by answer or round, and each seed's;
+      "rounds_to_convergence" of each, of the mean and of each seed; "critics": a row for each of
+      `gains.settings`, see `gains.gain_row`; "correlation" and "threshold" over them, see
+      `gains.over_settings`; "learned_critic": its accuracy and correlation on given attempts;
+      "critic_of_others": who rewards learners that cannot judge; "summary".
     """
     rounds, options = _Rounds(config, network, keys), config.own_rounds
     has_critic = config.loss.critic_weight > 0
     swept = settings(options, has_critic)
-    work = len(MEASURED) + len(swept)
+    critics = [critic_of(one, config.task) for one in swept.values()]
+    work = len(MEASURED) + len(swept) + 1
     progress(0.0)
-    own = rounds.trained(params, critic_of(options))
-    # Who cannot judge is judged by the formula that given attempts follow.
-    judges = options.critic != LEARNED
-    formula = options if judges else dataclasses.replace(options, critic=FORMULAS[0])
-    values = {LEARNERS[0]: own}
+    values = {LEARNERS[0]: rounds.trained(params, critic_of(options, config.task))}
+    progress(1 / work)
+    can_others = options.critic != LEARNED
+    of_others = options if can_others else dataclasses.replace(options, critic=FORMULAS[0])
     for name in WITHOUT_TRAINING:
-        values[name] = rounds.untrained(name, critic_of(formula))
+        values[name] = rounds.untrained(name, critic_of(of_others, config.task))
         progress(len(values) / work)
     learners = {
         name: {quantity: _curve(of[quantity]) for quantity in (*BY_ANSWER, *BY_ROUND)}
         for name, of in values.items()
     }
-    rows = []
-    for name, critic in swept.items():
-        measured = rounds.trained(params, critic_of(critic), quickly=True)
-        rows.append({"name": name} | gain_row(measured))
-        progress((len(values) + len(rows)) / work)
+    judged, rows = rounds.judged(params, critics), []
+    for name, critic, of_pool in zip(swept, critics, judged, strict=True):
+        measured = rounds.trained(params, critic, quickly=True)
+        rows.append({"name": name} | gain_row(measured, of_pool))
+        progress((len(values) + 1 + len(rows)) / work)
     found = {
         "given_attempts": options.given_attempts,
         "rounds": config.evaluation.own_rounds,
+        "critic": options.critic,
+        "critic_of_others": of_others.critic,
         "learners": learners,
         "rounds_to_convergence": {
-            name: rounds_to_convergence(of["refinement_error"]["mean"])
+            name: {
+                "mean": rounds_to_convergence(of["refinement_error"]["mean"]),
+                "by_seed": [*map(rounds_to_convergence, of["refinement_error"]["by_seed"])],
+            }
             for name, of in learners.items()
         },
         "critics": rows,
-        **over_settings(rows),
+        **over_settings([rows]),
     }
     if has_critic:
-        found["learned_critic"] = _learned_critic(config, network, params, keys)
+        of_given = rounds.of_learned_critic(params)
+        found["learned_critic"] = {
+            "accuracy": interval_of(moments(of_given["accuracy"])),
+            "correlation": interval_of(statistic_moments(pearson, of_given["moments"])),
+        }
     return found | {"summary": summary(found)}
 
 
-def _curve(values: Float[np.ndarray, "b s r"]) -> Interval:
+def _curve(values: Float[np.ndarray, "b s r"]) -> dict[str, Any]:
     of = moments(values)
     mean, low, high = mean_interval(of)
     curve = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
@@ -188,32 +270,6 @@ def rounds_to_convergence(means: list[float]) -> int | None:
     away = np.flatnonzero(np.abs(np.asarray(means) - means[-1]) > SETTLED)
     first = int(away[-1]) + 1 if away.size else 0
     return first if first < len(means) - 1 or len(means) == 1 else None
-
-
-def _learned_critic(
-    config: Options, network: Callable[[Any], Transformer], params: Any, keys: Keys
-) -> dict[str, Interval]:
-    """The learned critic on given attempts, from the third on: pairs ranked right, correlation."""
-
-    @jax.jit
-    def judged(params, keys):
-        contexts = sample_contexts(config.task, keys)
-        _, expected = network(params).with_judgements(contexts)
-        right = ranked_right(contexts._replace(rewards=expected))[:, 2:, 2:]
-        pairs = jnp.tril(jnp.ones(right.shape[-2:]), -1)
-        accuracy = jnp.sum(right * pairs, (-2, -1)) / jnp.sum(pairs)
-        e, r = expected[:, 2:], contexts.rewards[:, 2:]
-        both = jnp.stack([e, r, e**2, r**2, e * r], axis=-1).mean(axis=1)
-        return accuracy, both
-
-    seeds = len(jax.tree.leaves(params)[0])
-    found = [judged(jax.tree.map(lambda leaf, s=s: leaf[s], params), keys) for s in range(seeds)]
-    accuracy, both = (np.stack([np.asarray(one[k]) for one in found], axis=1) for k in (0, 1))
-
-    return {
-        "accuracy": interval_of(moments(accuracy)),
-        "correlation": interval_of(statistic_moments(pearson, both)),
-    }
 
 
 def summary(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from icl_align.alignment.options import LEARNED, LEARNERS
+from icl_align.alignment.options import FORMULAS, LEARNED, LEARNERS
 from icl_align.alignment.rounds.gains import over_settings
 from icl_align.alignment.rounds.quantities import BY_ANSWER
 
@@ -19,17 +19,22 @@ def tables(found: dict[str, Any]) -> list[Table]:
     for quantity in BY_ANSWER:
         rows = []
         for name, of in learners.items():
-            after = found["rounds_to_convergence"][name]
-            said = [] if quantity != "refinement_error" else ["–" if after is None else str(after)]
+            said = [_settles(found, name)] if quantity == "refinement_error" else []
             rows.append([name, *(_cell(of[quantity], n) for n in shown), *said])
         title = f"{quantity.replace('_', ' ')} after 0 to {rounds} own rounds"
         made.append((title, header if quantity == "refinement_error" else header[:-1], rows))
     rows = [
-        [row["name"], *(_one(row[key]) for key in ("accuracy", "correlation", "gain"))]
+        [
+            row["name"],
+            *(_one(row[key]) for key in ("accuracy", "correlation", "accuracy_met", "gain")),
+        ]
         for row in found["critics"]
     ]
-    title = "critics: pairs ranked right, correlation with the error, what the transformer gains"
-    made.append((title, ["critic", "accuracy", "correlation", "gain"], rows))
+    title = (
+        "critics: pairs ranked right and correlation, on the same answers for all; pairs ranked "
+        "right in the rounds they reward; what the transformer gains in them"
+    )
+    made.append((title, ["critic", "accuracy", "correlation", "met", "gain"], rows))
     rows = [[row["name"], _one(row)] for row in found["summary"]]
     if "learned_critic" in found:
         for name, row in found["learned_critic"].items():
@@ -38,33 +43,42 @@ def tables(found: dict[str, Any]) -> list[Table]:
     return made
 
 
+def _settles(found: dict[str, Any], name: str) -> str:
+    """Rounds to convergence of the mean, and of how many seeds the error settles at all."""
+    of = found["rounds_to_convergence"][name]
+    mean = "–" if of["mean"] is None else str(of["mean"])
+    settled = sum(rounds is not None for rounds in of["by_seed"])
+    return mean if len(of["by_seed"]) == 1 else f"{mean} ({settled} of {len(of['by_seed'])} seeds)"
+
+
 def compared(found: dict[str, dict[str, Any]]) -> list[Table]:
-    """A row for each run, and the correlation of gain and accuracy over the settings of all.
+    """A row for each run, and the correlation of gain and accuracy over the critics of all.
 
     Args:
       found: name of a run -> what its own_rounds.json holds.
     """
     rows = []
     for name, of in found.items():
-        error = of["learners"][LEARNERS[0]]["refinement_error"]
-        own = {row["name"]: row for row in of["critics"]}
-        best = max(of["critics"], key=lambda row: row["gain"]["mean"])
+        transformer = of["learners"][LEARNERS[0]]
+        gains = {row["name"]: row for row in of["critics"]}
+        learned = gains.get(LEARNED)
         rows.append(
             [
                 name,
-                str(of["step"]),
-                _cell(error, 0),
-                _cell(error, -1),
-                _one(own["direction, noise 0"]["gain"]),
-                f"{_one(best['gain'])} {best['name']}",
-                _one(own[LEARNED]["gain"]) if LEARNED in own else "",
-                _one(own[LEARNED]["accuracy"]) if LEARNED in own else "",
+                of["critic"],
+                _cell(transformer["refinement_error"], 0),
+                _cell(transformer["refinement_error"], -1),
+                _cell(transformer["movement"], -1),
+                _cell(transformer["agreement"], -1),
+                *(_one(gains[critic]["gain"]) for critic in FORMULAS),
+                *(_one(learned[key]) if learned else "" for key in ("gain", "accuracy")),
                 _one(of["correlation"]) if of["correlation"] else "",
             ]
         )
-    header = ["run", "step", "first error", "last error", "gain: direction", "best", "learned"]
-    made = [("own rounds", [*header, "its accuracy", "correlation"], rows)]
-    over = over_settings([row for of in found.values() for row in of["critics"]])
+    header = ["run", "critic", "first error", "last error", "movement", "agreement"]
+    header += [f"gain: {critic}" for critic in (*FORMULAS, LEARNED)] + ["its accuracy"]
+    made = [("own rounds of the transformers", [*header, "correlation"], rows)]
+    over = over_settings([of["critics"] for of in found.values()])
     rows = [[name, _one(value)] for name, value in over.items() if value is not None]
     made.append(("gain and accuracy over all critics of all runs", ["", ""], rows))
     return made
@@ -75,4 +89,4 @@ def _cell(curve: dict[str, Any], place: int) -> str:
 
 
 def _one(row: dict[str, Any]) -> str:
-    return f"{row['mean']:z.3f}±{(row['high'] - row['low']) / 2:.3f}".replace("0.", ".")
+    return f"{row['mean']:z.3f}±{(row['high'] - row['low']) / 2:.3f}"

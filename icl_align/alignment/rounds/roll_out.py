@@ -11,7 +11,7 @@ from icl_align.alignment.contexts import Context
 from icl_align.alignment.losses import EPSILON
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import SCALES
-from icl_align.alignment.rounds.critics import Critic, Line, rewards_of
+from icl_align.alignment.rounds.critics import Critic, Line, given_rewards, rewards_of
 from icl_align.config import implemented
 
 Answer = Float[Array, "b d"]
@@ -120,7 +120,7 @@ def own_rounds(
     first, room = contexts.responses[:, :given], [(0, 0), (0, rounds)]
     contexts = contexts._replace(
         responses=jnp.pad(first, [*room, (0, 0)]),
-        rewards=jnp.pad(contexts.rewards[:, :given], room),
+        rewards=jnp.pad(given_rewards(critic, contexts.rewards[:, :given]), room),
     )
     answer, state = learner.begin(contexts, given)
 

@@ -61,7 +61,8 @@ def check_module(module, arguments):
     elif module in ("benchmarks.dialogue", "benchmarks.dialogue.attacks"):
         check_command_line(["world=dialogue", *arguments])
     elif module in ("icl_align.evaluate", "icl_align.rounds"):
-        own = [text for text in arguments if text.partition("=")[0] not in FOLDERS]
+        compared = arguments if module == "icl_align.evaluate" else options
+        own = [text for text in compared if text.partition("=")[0] not in FOLDERS]
         errors = []
         for world in WORLDS:  # of which the run may be
             try:
@@ -152,7 +153,9 @@ def test_every_option_on_a_page_exists(page):
     sections = {key.partition(".")[0] for key in keys if "." in key}
     spans = " ".join(re.findall(r"`([^`\n]+)`", page.read_text()))
     for named in re.findall(r"(?:^|\s)([a-z_]+\.[a-z_.]+)(?:=\S*)?(?=\s|$)", spans):
-        if named.partition(".")[0] in sections and not named.endswith((".py", ".yaml", ".")):
+        if named.partition(".")[0] in sections and not named.endswith(
+            (".py", ".yaml", ".json", ".png", ".")
+        ):
             assert named in keys, f"{page.name}: {named}"
 
 

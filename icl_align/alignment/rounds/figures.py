@@ -19,7 +19,7 @@ PANELS = {
     "regret": "Plackett–Luce regret",
     "agreement": "agreement with gradient descent",
     "movement": "movement  1 − cos(ŷ before, ŷ after)",
-    "critic_accuracy": "share of pairs that the critic ranks right",
+    "critic_accuracy": "pairs that the critic ranks right",
 }
 FORMULA_COLORS = {
     "share": "#D55E00",
@@ -100,7 +100,7 @@ def _gains(axes: Axes, found: dict[str, Any]) -> None:
         )
         drawn.add(formula)
     axes.axhline(0, color="0.6", lw=0.8)
-    axes.set_xlabel("accuracy of the critic, on the same answers for all")
+    axes.set_xlabel("accuracy of the critic")
     axes.set_ylabel(f"transformer's gain after {found['rounds']} rounds")
     if found["correlation"] is not None:
         one = found["correlation"]
@@ -131,7 +131,7 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     errors.set_ylabel(PANELS["refinement_error"])
     errors.xaxis.get_major_locator().set_params(integer=True)
     gains.axhline(0, color="0.6", lw=0.8)
-    gains.set_xlabel("accuracy of the critic, on a run's own answers")
+    gains.set_xlabel("accuracy of the critic")
     gains.set_ylabel("transformer's gain in the last round")
     for axes in (errors, gains):
         _clean(axes)

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import Config, ConfigError, check_each, leaves, setting
+from icl_align.config import Config, ConfigError, check_each, setting
 from icl_align.dialogue.attacks.options import MOST_CHECKS, AttackConfig
 from icl_align.running.command import begin, show
 from icl_align.running.compose import check_figure, check_writable, read_options
@@ -126,7 +126,9 @@ def _refuse_to_overwrite(folder: Path, options: AttackConfig) -> None:
     if changed:
         key = changed[0]
         reason = f"holds attacks with {setting(key, there.get(key))}, not {setting(key, own[key])}"
-        raise ConfigError("folder", folder, f"{reason}; name another with folder=DIR")
+        raise ConfigError(
+            "folder", folder, f"{reason}; name another with folder=DIR, or remove {FILE}"
+        )
 
 
 def compare(folders: list[Path], options: AttackConfig) -> None:
@@ -143,7 +145,7 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
         check_figure("figure", options.figure)
     from icl_align.dialogue.attacks.figures import compared_figure
     from icl_align.dialogue.attacks.tables import compared, left_out
-    from icl_align.running.comparison import differing_options, runs_in
+    from icl_align.running.comparison import differing_options, not_default, runs_in
     from icl_align.running.files import DamagedFileError, save_figure
     from icl_align.running.terminal import Terminal
 
@@ -163,7 +165,7 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     for run, content in held:
         name = run.folder.name if run.folder.name not in found else str(run.folder)
         found[name] = content
-        parts = [run.ablation or _not_default(run.config, keys), _asked_otherwise(content, default)]
+        parts = [run.ablation or not_default(run, keys), _asked_otherwise(content, default)]
         said[name] = ", ".join(filter(None, parts)) or "–"
     for name, missing in left_out(found).items():
         terminal.warn(f"{name} is left out: {', '.join(missing)} did not make it")
@@ -171,13 +173,6 @@ def compare(folders: list[Path], options: AttackConfig) -> None:
     if options.figure is not None:
         save_figure(compared_figure(found), Path(options.figure))
         terminal.say(f"drawn in {options.figure}")
-
-
-def _not_default(config: Config, keys: list[str]) -> str:
-    """Those of some options that are not as they are by default, as they would be typed."""
-    default = {key: value for key, _, value in leaves(type(config)())}
-    own = {key: value for key, _, value in leaves(config) if key in keys}
-    return ", ".join(setting(key, value) for key, value in own.items() if value != default[key])
 
 
 def _asked_otherwise(content: dict[str, Any], default: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from icl_align.config import Config, ConfigError, check, leaves, with_values
+from icl_align.config import Config, ConfigError, check, with_values
 from icl_align.running.command import begin, show
 from icl_align.running.compose import check_figure, check_writable
 from icl_align.running.errors import one_line_errors
@@ -147,7 +147,7 @@ def compare(folders: list[Path], figure: Path | None = None) -> None:
     """
     from icl_align.alignment.rounds.figures import compared_figure
     from icl_align.alignment.rounds.tables import compared
-    from icl_align.running.comparison import Compared, differing_options, label
+    from icl_align.running.comparison import Compared, differing_options, not_default
     from icl_align.running.files import save_figure
     from icl_align.running.terminal import Terminal
 
@@ -159,8 +159,7 @@ def compare(folders: list[Path], figure: Path | None = None) -> None:
     runs = [Compared(folder, config, "", None) for folder, config, _ in held]
     keys, found = differing_options(runs), {}
     for run, (folder, _, content) in zip(runs, held, strict=True):
-        changed = [key for key in keys if not _is_default(run.config, key)]
-        name = label(run, changed) if changed or len(held) == 1 else "default"
+        name = not_default(run, keys) or ("default" if keys else folder.name)
         found[name if name not in found else str(folder)] = content
     for table in compared(found):
         terminal.table(*table)
@@ -190,12 +189,6 @@ def _examined(
             warn(f"{path} belongs to no run and is left out")
             continue
         yield own, from_dict(dataclasses.asdict(config) | options), found
-
-
-def _is_default(config: Config, key: str) -> bool:
-    default = {name: value for name, _, value in leaves(type(config)())}
-    own = {name: value for name, _, value in leaves(config)}
-    return own.get(key) == default.get(key)
 
 
 if __name__ == "__main__":

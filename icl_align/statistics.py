@@ -59,6 +59,19 @@ def mean_interval(
     return np.asarray(mean), np.asarray(mean - half), np.asarray(mean + half)
 
 
+CONVERGED_WITHIN = 0.01  # of the last mean
+
+
+def rounds_to_convergence(means: Float[np.ndarray, "*any t"]) -> Float[np.ndarray, "*any"]:
+    """First round from which all later means stay within 0.01 of the last.
+
+    Where that is the last itself, nobody knows whether it would stay.
+    """
+    away = np.abs(means - means[..., -1:]) > CONVERGED_WITHIN
+    numbers = np.arange(1, means.shape[-1] + 1)
+    return np.max(away * numbers, axis=-1) * 1.0
+
+
 # -------------------------------------------------------------- what is computed of pooled contexts
 
 BINS = 10  # of confidence in [0, 1], of equal width

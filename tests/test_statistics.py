@@ -17,6 +17,7 @@ from icl_align.statistics import (
     merge,
     moments,
     pooled_moments,
+    rounds_to_convergence,
     statistic_moments,
 )
 
@@ -224,3 +225,17 @@ def test_explained_variance_is_that_of_scikit_learn():
     features = np.stack([(wanted - guess) ** 2, wanted, wanted**2], axis=-1)[:, :, None]
     found = pooled_moments(features, "explained_variance").seed_means.item()
     assert found == pytest.approx(r2_score(wanted, guess), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("means", "rounds"),
+    [
+        ([0.5, 0.7, 0.8, 0.805, 0.8], 2),
+        ([0.8, 0.8, 0.8], 0),
+        ([0.1, 0.2, 0.3], 2),
+        ([0.2, 0.3, 0.205, 0.2], 2),
+        ([0.2], 0),
+    ],
+)
+def test_rounds_to_convergence_are_counted_from_the_last_mean_that_is_away(means, rounds):
+    assert rounds_to_convergence(np.array([means, means])).tolist() == [rounds, rounds]

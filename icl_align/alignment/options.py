@@ -127,8 +127,8 @@ class OwnRoundsConfig:
     given_attempts: int = option(2, "attempts that are given before the learner's own", least=0)
     critic: str = option(
         "share",
-        "who rewards own answers: the share of the target in them; how near it; how near it "
-        "they point; or the transformer's second read-out",
+        "rewards own answers: by their share of the target, their distance to it, their direction; "
+        "or the transformer's second read-out",
         choices=CRITICS,
     )
     critic_noise: float = option(

@@ -127,14 +127,14 @@ class Alignment:
 
     def num_tokens(self, config: Options) -> int:
         """Up to the last prediction that is trained on."""
-        sees_all = config.model.sees_future
-        attempts = config.task.num_responses if sees_all else config.last_attempts
-        judged = attempts if config.loss.critic_weight else 0
-        return num_tokens(config.model, attempts) + judged
+        judged = config.last_attempts if config.loss.critic_weight else 0
+        return self.num_tokens_measured(config) + judged
 
     def num_tokens_measured(self, config: Options) -> int:
-        """All."""
-        return self.num_tokens(config)
+        """All but those that a critic judges."""
+        sees_all = config.model.sees_future
+        attempts = config.task.num_responses if sees_all else config.last_attempts
+        return num_tokens(config.model, attempts)
 
     def answers(
         self, config: Options, network: Transformer, shown: Context

@@ -103,6 +103,13 @@ def differing_options(runs: Sequence[Compared]) -> list[str]:
     return [key for key in keys if len({repr(one.get(key, _MISSING)) for one in values}) > 1]
 
 
+def not_default(run: Compared, keys: Sequence[str]) -> str:
+    """Those of some options that are not as by default, as they would be typed; may be empty."""
+    default = {key: value for key, _, value in leaves(type(run.config)())}
+    own = {key: value for key, _, value in leaves(run.config) if key in keys}
+    return ", ".join(setting(key, value) for key, value in own.items() if value != default[key])
+
+
 _MISSING = object()
 
 

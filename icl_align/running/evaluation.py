@@ -172,10 +172,10 @@ def evaluated_options(config: Config) -> dict[str, Any]:
 def are_of(config: Config, step: int, curves: dict[str, Any]) -> bool:
     """Whether curves are of a training's state at `step`, with these options of the evaluation."""
     there, own = curves["options"], evaluated_options(config)
-    return curves["step"] == step and of_curves(config, there) == of_curves(config, own)
+    return curves["step"] == step and _of_curves(config, there) == _of_curves(config, own)
 
 
-def of_curves(config: Config, options: dict[str, Any]) -> dict[str, Any]:
+def _of_curves(config: Config, options: dict[str, Any]) -> dict[str, Any]:
     """Those of some evaluated options that curves depend on: dotted key -> value."""
     flat = {f"{name}.{key}": value for name, part in options.items() for key, value in part.items()}
     studied = config.measures.studied

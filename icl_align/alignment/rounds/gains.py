@@ -7,12 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_align.alignment.options import FORMULAS, LEARNED, OwnRoundsConfig
-from icl_align.statistics import Moments, mean_interval, moments, statistic_moments
+from icl_align.intervals import Interval, by_seed, of_statistic
 
 NOISE = (0.1, 0.2, 0.3, 0.5, 0.75)
 RESAMPLES = 1000
-
-Interval = dict[str, Any]
 
 
 def settings(options: OwnRoundsConfig, has_critic: bool) -> dict[str, OwnRoundsConfig]:
@@ -48,12 +46,6 @@ def pearson(means: Float[np.ndarray, "*b 5"]) -> Float[np.ndarray, "*b"]:
     return (xy - x * y) / np.sqrt(np.maximum((xx - x**2) * (yy - y**2), 1e-12))
 
 
-def interval_of(of: Moments) -> Interval:
-    """Mean, low and high of one number."""
-    mean, low, high = mean_interval(of)
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
-
-
 def gain_row(
     measured: dict[str, Float[np.ndarray, "b s r"]], judged: dict[str, Float[np.ndarray, "b s ..."]]
 ) -> dict[str, Any]:
@@ -69,16 +61,11 @@ def gain_row(
       "accuracy_met", on the rounds themselves.
     """
     return {
-        "gain": _by_seed(measured["gain"][..., -1]),
-        "accuracy": _by_seed(judged["accuracy"]),
-        "accuracy_met": _by_seed(measured["critic_accuracy"].mean(axis=-1)),
-        "correlation": interval_of(statistic_moments(pearson, judged["moments"])),
+        "gain": by_seed(measured["gain"][..., -1]),
+        "accuracy": by_seed(judged["accuracy"]),
+        "accuracy_met": by_seed(measured["critic_accuracy"].mean(axis=-1)),
+        "correlation": of_statistic(pearson, judged["moments"]),
     }
-
-
-def _by_seed(values: Float[np.ndarray, "b s"]) -> Interval:
-    of = moments(values)
-    return interval_of(of) | {"by_seed": of.seed_means.tolist()}
 
 
 def over_settings(runs: list[list[dict[str, Any]]]) -> dict[str, Interval | None]:

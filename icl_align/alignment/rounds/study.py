@@ -23,7 +23,6 @@ from icl_align.alignment.rounds.critics import (
 )
 from icl_align.alignment.rounds.gains import (
     gain_row,
-    interval_of,
     over_settings,
     pearson,
     settings,
@@ -37,9 +36,8 @@ from icl_align.alignment.rounds.quantities import (
     quantities,
 )
 from icl_align.alignment.rounds.roll_out import InSteps, OwnRounds, own_rounds, transformer_in_steps
-from icl_align.statistics import mean_interval, moments, statistic_moments
-
-SETTLED = 0.01  # of the refinement error: within this of its end a curve has converged
+from icl_align.intervals import Interval, by_seed, of_mean, of_statistic, within
+from icl_align.statistics import rounds_to_convergence
 
 Keys = Key[Array, " b"]
 
@@ -216,13 +214,14 @@ def study(
     progress(0.0)
     values = {LEARNERS[0]: rounds.trained(params, critic_of(options, config.task))}
     progress(1 / work)
-    can_others = options.critic != LEARNED
-    of_others = options if can_others else dataclasses.replace(options, critic=FORMULAS[0])
+    of_others = options  # who has no critic is rewarded by a formula
+    if options.critic == LEARNED:
+        of_others = dataclasses.replace(options, critic=FORMULAS[0])
     for name in WITHOUT_TRAINING:
         values[name] = rounds.untrained(name, critic_of(of_others, config.task))
         progress(len(values) / work)
     learners = {
-        name: {quantity: _curve(of[quantity]) for quantity in (*BY_ANSWER, *BY_ROUND)}
+        name: {quantity: by_seed(of[quantity]) for quantity in (*BY_ANSWER, *BY_ROUND)}
         for name, of in values.items()
     }
     judged, rows = rounds.judged(params, critics), []
@@ -236,40 +235,25 @@ def study(
         "critic": options.critic,
         "critic_of_others": of_others.critic,
         "learners": learners,
-        "rounds_to_convergence": {
-            name: {
-                "mean": rounds_to_convergence(of["refinement_error"]["mean"]),
-                "by_seed": [*map(rounds_to_convergence, of["refinement_error"]["by_seed"])],
-            }
-            for name, of in learners.items()
-        },
+        "rounds_to_convergence": {name: _convergence(of) for name, of in values.items()},
         "critics": rows,
         **over_settings([rows]),
     }
     if has_critic:
         of_given = rounds.of_learned_critic(params)
         found["learned_critic"] = {
-            "accuracy": interval_of(moments(of_given["accuracy"])),
-            "correlation": interval_of(statistic_moments(pearson, of_given["moments"])),
+            "accuracy": of_mean(of_given["accuracy"]),
+            "correlation": of_statistic(pearson, of_given["moments"]),
         }
     return found | {"summary": summary(found)}
 
 
-def _curve(values: Float[np.ndarray, "b s r"]) -> dict[str, Any]:
-    of = moments(values)
-    mean, low, high = mean_interval(of)
-    curve = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
-    return curve | {"by_seed": of.seed_means.tolist()}
-
-
-def rounds_to_convergence(means: list[float]) -> int | None:
-    """The first round from which all later means stay within SETTLED of the last.
-
-    None if that is the last itself: nobody knows whether it would stay.
-    """
-    away = np.flatnonzero(np.abs(np.asarray(means) - means[-1]) > SETTLED)
-    first = int(away[-1]) + 1 if away.size else 0
-    return first if first < len(means) - 1 or len(means) == 1 else None
+def _convergence(values: dict[str, Float[np.ndarray, "b s r"]]) -> Interval:
+    """Rounds to convergence of the refinement error, each seed's too; the last for never."""
+    errors = values["refinement_error"]
+    interval = of_statistic(rounds_to_convergence, errors)
+    each = rounds_to_convergence(errors.mean(axis=0))
+    return within(interval, 0, errors.shape[-1] - 1) | {"by_seed": each.tolist()}
 
 
 def summary(found: dict[str, Any]) -> list[dict[str, Any]]:

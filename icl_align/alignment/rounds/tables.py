@@ -44,11 +44,10 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 
 def _settles(found: dict[str, Any], name: str) -> str:
-    """Rounds to convergence of the mean, and of how many seeds the error settles at all."""
+    """Rounds to convergence, and in how many seeds the error settles at all."""
     of = found["rounds_to_convergence"][name]
-    mean = "–" if of["mean"] is None else str(of["mean"])
-    settled = sum(rounds is not None for rounds in of["by_seed"])
-    return mean if len(of["by_seed"]) == 1 else f"{mean} ({settled} of {len(of['by_seed'])} seeds)"
+    settled = sum(rounds < found["rounds"] for rounds in of["by_seed"])
+    return f"{of['mean']:.0f} ({settled} of {len(of['by_seed'])} settle)"
 
 
 def compared(found: dict[str, dict[str, Any]]) -> list[Table]:

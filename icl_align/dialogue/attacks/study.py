@@ -20,10 +20,10 @@ from icl_align.dialogue.attacks.options import (
 )
 from icl_align.dialogue.attacks.prompts import FREE
 from icl_align.dialogue.concept.gathering import Programs
-from icl_align.dialogue.concept.intervals import of_mean, within
 from icl_align.dialogue.concept.probes import Direction, direction_of
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
+from icl_align.intervals import of_mean, within
 
 CALIBRATED_ON = 1024  # natural prompts of the perplexity filter, dialogues of the probe
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_align.dialogue.additive import fit
-from icl_align.dialogue.concept.intervals import Interval, at, of_explained, of_statistic, within
+from icl_align.intervals import Interval, at, of_explained, of_statistic, within
 
 LEAST = 1e-9  # below what is divided by
 Rounds = Float[np.ndarray, "b s t"]

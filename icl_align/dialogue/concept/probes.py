@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from icl_align.dialogue.concept.intervals import Interval, of_explained, of_mean
+from icl_align.intervals import Interval, of_explained, of_mean
 
 RIDGE = 1.0  # penalty on the weights of standardised states
 # An untrained network's instructions differ by their embedding, so it may know the last one.

@@ -11,25 +11,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic, within
 from icl_align.dialogue.options import QUANTITIES
-from icl_align.statistics import POOLS
+from icl_align.intervals import Interval, of_mean, of_statistic, within
+from icl_align.statistics import POOLS, rounds_to_convergence
 
 Rounds = Float[np.ndarray, "b s t"]
 
-CONVERGED_WITHIN = 0.01  # of the last mean
 FOLDS = 5
 # What predicts that uncertainty did not rise. "commonest" looks at nothing; "within_rounds" has a
 # regression on the concept's change of its own in every round.
 PREDICTORS = ("commonest", "concept", "round", "both", "within_rounds")
 AFTER = 3  # rounds in which an immoral instruction is followed
-
-
-def rounds_to_convergence(means: Float[np.ndarray, "*any t"]) -> Float[np.ndarray, "*any"]:
-    """First round from which all later means stay within 0.01 of the last."""
-    away = np.abs(means - means[..., -1:]) > CONVERGED_WITHIN
-    numbers = np.arange(1, means.shape[-1] + 1)
-    return np.max(away * numbers, axis=-1) * 1.0
 
 
 def convergence(accuracy: Rounds) -> Interval:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from icl_align.dialogue.concept.intervals import Interval, of_mean, of_statistic
 from icl_align.dialogue.concept.probes import Direction, unit
 from icl_align.dialogue.options import QUANTITIES
+from icl_align.intervals import Interval, of_mean, of_statistic
 from icl_align.statistics import POOLS
 
 DOSES = (-4, -2, -1, 0, 1, 2, 4)

@@ -18,11 +18,11 @@ from icl_align.dialogue.concept.gathering import (
     Programs,
     Values,
 )
-from icl_align.dialogue.concept.intervals import Interval, at, of_mean
 from icl_align.dialogue.concept.probes import Direction
 from icl_align.dialogue.model import language_model
 from icl_align.dialogue.options import PLANS, READERS, Options
 from icl_align.dialogue.vocabulary import INSTRUCTIONS_PER_CONCEPT, vocabulary_of
+from icl_align.intervals import Interval, at, of_mean
 
 MOST_DIALOGUES = 1024
 NEEDED_PLANS = ("none", "careful", "immoral")

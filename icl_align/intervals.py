@@ -1,4 +1,4 @@
-"""Numbers with their intervals, as concept.json holds them."""
+"""Numbers with their intervals, as the files of studies hold them."""
 
 from typing import Any
 
@@ -11,8 +11,13 @@ Interval = dict[str, Any]  # "mean", "low", "high": numbers or nested lists of o
 
 
 def of_mean(values: Float[np.ndarray, "b s *x"]) -> Interval:
-    """Of the mean over dialogues and seeds."""
+    """Of the mean over contexts and seeds."""
     return _interval(mean_interval(moments(values)))
+
+
+def by_seed(values: Float[np.ndarray, "b s *x"]) -> Interval:
+    """The same, with the mean of each seed."""
+    return of_mean(values) | {"by_seed": np.asarray(values, np.float64).mean(axis=0).tolist()}
 
 
 def of_explained(features: Float[np.ndarray, "b s *x m"]) -> Interval:
@@ -29,7 +34,7 @@ def within(
 
 
 def of_statistic(of: Any, values: Float[np.ndarray, "b s *x"]) -> Interval:
-    """Of what `of` makes of means over dialogues: [*any, *x] -> [*any, ...], by the bootstrap."""
+    """Of what `of` makes of means over contexts: [*any, *x] -> [*any, ...], by the bootstrap."""
     return _interval(mean_interval(statistic_moments(of, values)))
 
 

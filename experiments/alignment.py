@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 
-from experiments.claim import Arm, Claim, Effect, Learned, Reading, Scale
+from experiments.claim import Arm, Claim, Effect, Learned, Reading, Scale, StudyReading
 from icl_align.alignment.options import Options
 
 # In the order of the report: modules of `experiments.claims`.
@@ -21,6 +21,7 @@ CLAIMS = (
     "data_process",
     "length",
     "tokens",
+    "own_rounds",
 )
 # The smallest effects that count, fixed before the campaign's seeds were trained:
 # a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
@@ -76,6 +77,11 @@ def reading(
     )
 
 
+def of_own_rounds(arm: Arm, *keys: str, under: tuple[str, ...], at: int | None = None) -> Effect:
+    """The effect that is one number of `own_rounds.json`; arguments as of `StudyReading`."""
+    return Effect(((1, StudyReading(arm, keys, at, under)),))
+
+
 @dataclasses.dataclass(frozen=True)
 class AlignmentScale(Scale):
     """A scale with the sizes that the claims vary.
@@ -87,6 +93,7 @@ class AlignmentScale(Scale):
         number of parameters.
       steps_to_rank: training steps after which the base has long left the plateau of averaging
         the attempts.
+      steps_of_own_rounds: after which a network trained on own rounds has come to rest.
     """
 
     depths: tuple[int, int, int]
@@ -94,6 +101,7 @@ class AlignmentScale(Scale):
     width_without_mlp: int
     width_of_one_block: int
     steps_to_rank: int
+    steps_of_own_rounds: int
 
 
 SCALES = {
@@ -114,6 +122,7 @@ SCALES = {
         width_without_mlp=28,
         width_of_one_block=24,
         steps_to_rank=20,
+        steps_of_own_rounds=40,
     ),
     "small": AlignmentScale(
         world="alignment",
@@ -130,6 +139,7 @@ SCALES = {
         width_without_mlp=112,
         width_of_one_block=128,
         steps_to_rank=200,
+        steps_of_own_rounds=2400,
     ),
     "paper": AlignmentScale(
         world="alignment",
@@ -142,5 +152,6 @@ SCALES = {
         width_without_mlp=168,
         width_of_one_block=429,
         steps_to_rank=3000,
+        steps_of_own_rounds=12000,
     ),
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claim import Arm, Claim, Effect, Reading, Scale
+from experiments.claim import Arm, Claim, Effect, Reading, Scale, StudyReading
 from icl_align.config import (
     TRAINING,
     Config,
@@ -34,6 +34,7 @@ from icl_align.running.files import DamagedFileError, write_json
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.reevaluation import evaluation_config, evaluation_folder
 from icl_align.running.run_folder import saved_config
+from icl_align.running.study import is_studied, read_study
 from icl_align.running.sweeps import final_loss
 from icl_align.world import world_of
 
@@ -56,6 +57,7 @@ class Run:
     tags: set[str] = dataclasses.field(default_factory=set)
     evaluations: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
     _curves: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
+    _studies: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def diverged(self) -> bool:
         """Whether its training ended in a number that is not finite."""
@@ -75,6 +77,19 @@ class Run:
             self._curves[under] = found  # final: read once
         return self._curves[under]
 
+    def study(self, under: tuple[str, ...]) -> dict[str, Any] | None:
+        """What the study of an evaluation found, if it asks for one; None if it is missing."""
+        if under not in self._studies:
+            config = self.evaluated(under)
+            try:
+                found = read_study(config, config.train.steps, self.evaluation_folder(under))
+            except DamagedFileError:  # it is made again
+                found = None
+            if found is None:
+                return None
+            self._studies[under] = found
+        return self._studies[under]
+
     def evaluated(self, under: tuple[str, ...] = ()) -> Config:
         """The configuration of an evaluation."""
         return evaluation_config(self.config, list(under)) if under else self.config
@@ -85,9 +100,13 @@ class Run:
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.diverged() or all(
-            self.curves(under) is not None for under in [(), *self.evaluations]
-        )
+        return self.diverged() or all(map(self.is_evaluated, [(), *self.evaluations]))
+
+    def is_evaluated(self, under: tuple[str, ...]) -> bool:
+        """Whether all that an evaluation leaves is there."""
+        wants_study = is_studied(self.evaluated(under))
+        there = self.curves(under) is not None
+        return there and not (wants_study and self.study(under) is None)
 
     def training_loss(self) -> float:
         """Mean over seeds and the last tenth of the steps; infinite if it diverged."""
@@ -269,8 +288,15 @@ class Campaign:
         if wanted is None or len(effect.terms) == 1:
             return True
         trained = self.base.measures.trained
+        usual = min(self.base.measures.judged_at, self.axis()[-1])
         readings = {
-            Reading(r.arm, wanted.quantity, trained, wanted.condition, r.at)
+            Reading(
+                r.arm,
+                wanted.quantity,
+                trained,
+                wanted.condition,
+                r.at if isinstance(r, Reading) else usual,
+            )
             for _, r in effect.terms
         }
         found = [self.values(how, Effect(((1, reading),))) for reading in readings]
@@ -287,7 +313,9 @@ class Campaign:
         return total
 
 
-def _read(run: Run, reading: Reading) -> np.ndarray:
+def _read(run: Run, reading: Reading | StudyReading) -> np.ndarray:
+    if isinstance(reading, StudyReading):
+        return _read_study(run, reading)
     curves = None if run.diverged() else run.curves(reading.under)
     if curves is None:
         return np.full(run.config.num_seeds, math.nan)
@@ -295,6 +323,20 @@ def _read(run: Run, reading: Reading) -> np.ndarray:
     curve = curves[measures.compared][reading.learner][reading.condition][reading.quantity]
     rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
     return np.array(rows)[:, curves[measures.axis].index(reading.at)]
+
+
+def _read_study(run: Run, reading: StudyReading) -> np.ndarray:
+    nothing = np.full(run.config.num_seeds, math.nan)
+    found: Any = None if run.diverged() else run.study(reading.under)
+    for key in reading.keys:
+        if isinstance(found, list):
+            found = next(row for row in found if row["name"] == key)
+        elif found is not None:
+            found = found[key]
+    if found is None:  # such as the correlation of what does not vary
+        return nothing
+    values = np.array(found["by_seed"])
+    return values if reading.at is None else values[:, reading.at]
 
 
 def _predictions(claims: dict[str, Claim]) -> dict[str, list[str]]:

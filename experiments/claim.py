@@ -82,10 +82,28 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyReading:
+    """One number a seed, out of what a study of the networks of an arm leaves.
+
+    Args:
+      arm: which run.
+      keys: where it stands in the study's file: a name for each level, of lists the "name" of a
+        row; there is its "by_seed".
+      at: the place in the list that each seed has there; None if it has a number.
+      under: overrides of the evaluation that asks for the study.
+    """
+
+    arm: Arm
+    keys: tuple[str, ...]
+    at: int | None
+    under: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Effect:
     """A sum of signed readings; built with + and -, from the functions of its world."""
 
-    terms: tuple[tuple[int, Reading], ...]
+    terms: tuple[tuple[int, Reading | StudyReading], ...]
 
     def __add__(self, other: "Effect") -> "Effect":
         return Effect(self.terms + other.terms)
@@ -155,7 +173,8 @@ class Claim:
       sentence: the claim.
       place: where it is made.
       judgements: what is judged, and how; they name the arms.
-      figure: label -> the effect that is drawn against the axis.
+      figure: label -> the effect that is drawn against the axis; none of studies, whose axes
+        are others.
     """
 
     sentence: str
@@ -168,7 +187,7 @@ class Claim:
             if judgement.how not in HOW:
                 raise ValueError(f"how={judgement.how}: must be one of {', '.join(HOW)}")
 
-    def readings(self) -> list[tuple[str, Reading]]:
+    def readings(self) -> list[tuple[str, Reading | StudyReading]]:
         """(how, reading) of everything that is judged or drawn."""
         judged = [(j.how, reading) for j in self.judgements for _, reading in j.effect.terms]
         drawn = [("controlled", r) for effect in self.figure.values() for _, r in effect.terms]

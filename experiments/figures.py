@@ -14,16 +14,19 @@ VERDICT_COLORS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided"
 
 
 def claim_figure(campaign: Campaign, claim: Claim, findings: list[Finding]) -> Figure:
-    """Left: the claim's effects against the axis, 95% bootstrap bands over seeds. Right: what was
-    judged, one point a seed, on the range where it was predicted.
+    """Left, if there are any: the claim's effects against the axis, 95% bootstrap bands over seeds.
+    Right: what was judged, one point a seed, on the range where it was predicted.
     """
     rows = len(claim.judgements)
     figure = Figure(figsize=(10, max(3.4, 1.25 * rows)), layout="constrained")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1, 1.15))
-    _draw_curves(figure.add_subplot(grid[:, 0]), campaign, claim)
+    beside = slice(None)
+    if claim.figure:
+        _draw_curves(figure.add_subplot(grid[:, 0]), campaign, claim)
+        beside = 1
     for row, (judgement, finding) in enumerate(zip(claim.judgements, findings, strict=True)):
         values = campaign.values(judgement.how, judgement.effect)
-        _draw_judgement(figure.add_subplot(grid[row, 1]), judgement, finding, values)
+        _draw_judgement(figure.add_subplot(grid[row, beside]), judgement, finding, values)
     return figure
 
 

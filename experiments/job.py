@@ -37,6 +37,7 @@ from icl_align.running.run import Start, run_together
 from icl_align.running.run_folder import from_dict
 from icl_align.running.shares import visible_cores
 from icl_align.running.signals import StopSignals
+from icl_align.running.study import is_studied, leave_study, make_study
 from icl_align.running.terminal import Terminal
 
 PARENT_POLL_SECONDS = 2.0
@@ -99,22 +100,27 @@ def evaluate(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> Non
 
 
 def _evaluate_alike(runs: list[Run], under: tuple[str, ...], terminal: Terminal) -> None:
-    found = [newest_state(run.folder, run.config, terminal.warn) for run in runs]
-    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.params for _, s in found))
+    states = [newest_state(run.folder, run.config, terminal.warn) for run in runs]
+    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(s.params for _, s in states))
     configs = [run.evaluated(under) for run in runs]
     measuring = Measuring(configs[0], by_configuration(configs, params))
     with StopSignals(ends_process=True, goes_on=f"to go on: {SAME_COMMAND}") as signals:
         found = compute_curves_together(
             configs,
-            found[0][0],
+            states[0][0],
             measuring,
             lambda share: _stop_if_received(signals),
             Kept(learners_folder()),
         )
-    for run, curves in zip(runs, found, strict=True):
-        folder = run.evaluation_folder(under)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "curves.json", curves)
+        for run, curves in zip(runs, found, strict=True):
+            folder = run.evaluation_folder(under)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "curves.json", curves)
+        for run, config, (step, state) in zip(runs, configs, states, strict=True):
+            if is_studied(config) and run.study(under) is None:
+                stop = lambda share: _stop_if_received(signals)  # noqa: E731
+                study = make_study(config, step, state.params, run.folder, stop)
+                leave_study(config, run.evaluation_folder(under), study)
 
 
 def _stop_if_received(signals: StopSignals) -> None:
@@ -178,7 +184,8 @@ def run(file: Path, began: float) -> None:
             failures = train(whole, group=file.parent.parent.name)
             whole = [run for run in runs if not run.diverged()]
             for under in sorted({under for run in whole for under in run.evaluations}):
-                asked = [run for run in whole if under in run.evaluations and not run.curves(under)]
+                wanting = [run for run in whole if under in run.evaluations]
+                asked = [run for run in wanting if not run.is_evaluated(under)]
                 if asked:
                     evaluate(asked, under, terminal)
             for failure in failures:

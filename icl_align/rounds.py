@@ -106,6 +106,7 @@ def examine(
             config,
             step,
             state.params,
+            run_dir,
             lambda share: terminal.progress("own rounds", 100 * share, 100.0),
         )
     finally:

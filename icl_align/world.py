@@ -186,6 +186,7 @@ class StudiedWorld(World, Protocol):
         config: Any,
         network: Callable[[Any], Any],
         params: Any,
+        earlier: Callable[[], dict[int, Any]],
         keys: Any,
         progress: Callable[[float], None],
     ) -> dict[str, Any]:
@@ -197,6 +198,7 @@ class StudiedWorld(World, Protocol):
           config: the options.
           network: parameters of one seed -> its network.
           params: parameters with a leading axis of seeds, on the host.
+          earlier: reads step -> the same of the checkpoints that are kept from before.
           keys: of the contexts of the evaluation.
           progress: called with the share that is done; it may end the study by an exception.
         """

@@ -206,6 +206,7 @@ class Alignment:
         config: Options,
         network: Callable[[Any], Transformer],
         params: Any,
+        earlier: Callable[[], dict[int, Any]],
         keys: Key[Array, " b"],
         progress: Callable[[float], None],
     ) -> dict[str, Any]:
@@ -213,7 +214,7 @@ class Alignment:
         # It builds the constructed networks, which training does not need.
         from icl_align.alignment.rounds.study import study
 
-        return study(config, network, params, keys, progress)
+        return study(config, network, params, earlier, keys, progress)
 
     def study_figure(self, config: Options, found: dict[str, Any]) -> Any:
         """Quantities by round, and gains by the critic's accuracy."""

@@ -163,6 +163,7 @@ class DialogueWorld:
         config: Options,
         network: Callable[[Any], LanguageModel],
         params: Any,
+        earlier: Callable[[], dict[int, Any]],
         keys: Key[Array, " b"],
         progress: Callable[[float], None],
     ) -> dict[str, Any]:

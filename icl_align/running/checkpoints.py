@@ -196,3 +196,13 @@ def newest_state(
     if found[0] < config.train.steps:
         warn(f"training has reached step {found[0]} of {config.train.steps}")
     return found[0], jax.tree.map(jax.numpy.asarray, found[1])
+
+
+def states_before(run_dir: Path, config: Config, step: int) -> dict[int, TrainState]:
+    """Step -> state of every whole checkpoint that is kept from before a step, oldest first."""
+    checkpoints, found, last = Checkpoints(run_dir / "checkpoints", read_only=True), {}, step
+    template = state_shapes(config)
+    while (newest := checkpoints.restore_newest(template, at_most=last - 1)) is not None:
+        last, found[newest[0]] = newest
+    checkpoints.close()
+    return dict(sorted(found.items()))

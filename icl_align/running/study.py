@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_align.config import Config
+from icl_align.running.checkpoints import states_before
 from icl_align.running.evaluation import evaluated_options
 from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
 from icl_align.running.keys import evaluation_keys
@@ -28,7 +29,7 @@ def study_file(config: Config, folder: Path) -> Path:
 
 
 def make_study(
-    config: Config, step: int, params: Any, progress: Callable[[float], None]
+    config: Config, step: int, params: Any, run_dir: Path, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """The study of the networks of one configuration.
 
@@ -36,10 +37,14 @@ def make_study(
       config: options; those of the evaluation say what is studied.
       step: that training has reached.
       params: with a leading axis of seeds, on the host.
+      run_dir: the folder of the run, for its earlier checkpoints.
       progress: called with the share that is done, in [0, 1].
     """
     numbers = jnp.arange(config.evaluation.num_contexts)
     keys = evaluation_keys(config.evaluation.seed, numbers)
+
+    def earlier() -> dict[int, Any]:
+        return {at: state.params for at, state in states_before(run_dir, config, step).items()}
 
     def progress_and_hand_back(share: float) -> None:
         hand_back()
@@ -48,7 +53,7 @@ def make_study(
     # As for the curves: accelerators round matrix products by default.
     with jax.default_matmul_precision("highest"):
         found = world_of(config).study(
-            config, network_of(config), params, keys, progress_and_hand_back
+            config, network_of(config), params, earlier, keys, progress_and_hand_back
         )
     seeds = [config.seed + place for place in range(config.num_seeds)]
     return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found

@@ -30,7 +30,7 @@ from icl_align.alignment.rounds.critics import (
     rewards_of,
     share,
 )
-from icl_align.alignment.rounds.gains import over_settings, pearson, settings
+from icl_align.alignment.rounds.gains import learned_after, over_settings, pearson, settings
 from icl_align.alignment.rounds.learners import MEASURED, WITHOUT_TRAINING
 from icl_align.alignment.rounds.quantities import (
     BY_ANSWER,
@@ -39,13 +39,19 @@ from icl_align.alignment.rounds.quantities import (
     own_pairs,
     quantities,
 )
-from icl_align.alignment.rounds.roll_out import in_steps, own_rounds, transformer_in_steps
+from icl_align.alignment.rounds.roll_out import (
+    in_steps,
+    judged_by,
+    own_rounds,
+    transformer_in_steps,
+)
 from icl_align.alignment.theory.descent import last_answer, plain_descent
 from icl_align.alignment.world import WORLD
 from icl_align.config import ConfigError, with_values
 from icl_align.running.mesh import make_mesh
 from icl_align.running.packing import pack, unpack
 from icl_align.running.run import run as train
+from icl_align.running.run_folder import saved_config
 from icl_align.running.training import (
     abstract_network,
     init_state,
@@ -265,6 +271,51 @@ def test_a_transformer_answers_to_its_own_rounds_as_to_any_context(options):
     np.testing.assert_allclose(network(made.contexts)[:, 2:7], made.answers, atol=2e-5)
 
 
+def test_a_critic_that_reads_along_judges_as_the_learner_that_it_is():
+    network, other = build(critic=True), build(critic=True, width=8)
+    learner = transformer_in_steps(network)
+    alone = rolled(learner, critic="learned")
+    together = rolled(judged_by(learner, transformer_in_steps(network)), critic="learned")
+    for mine, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=1e-6)
+    by_other = rolled(judged_by(learner, transformer_in_steps(other)), critic="learned").contexts
+    judged = jax.jit(lambda made: other.with_judgements(made)[1])(by_other)
+    np.testing.assert_allclose(by_other.rewards[:, 2:6], judged[:, 2:6].clip(0, 1), atol=1e-5)
+    # Who answers is the learner all the same.
+    np.testing.assert_allclose(by_other.responses[:, 2], alone.contexts.responses[:, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_rounds_begin_with_few_attempts_or_none(given):
+    made = rolled(transformer_in_steps(build()), given=given, rounds=3)
+    assert made.answers.shape[1] == 4 and made.contexts.rewards.shape[1] == given + 3
+    whole = jax.jit(lambda contexts: build()(contexts))(made.contexts)
+    np.testing.assert_allclose(made.answers, whole[:, given:], atol=2e-5)
+
+
+def test_every_seed_on_contexts_of_its_own_is_that_seed_alone():
+    options = [
+        "evaluation.own_contexts=true",
+        "evaluation.num_contexts=6",
+        "evaluation.own_rounds=2",
+    ]
+    config = composed(*options, "num_seeds=2", "seed=3")
+    keys = KEYS[:6]
+
+    def studied(config):
+        params = init_state(config).params
+        none = dict  # no earlier checkpoints
+        return WORLD.study(config, network_of(config), params, none, keys, lambda share: None)
+
+    both = studied(config)["learners"]["transformer"]["gain"]["by_seed"]
+    for place, seed in enumerate((3, 4)):
+        alone = studied(dataclasses.replace(config, num_seeds=1, seed=seed))
+        gain = alone["learners"]["transformer"]["gain"]["by_seed"][0]
+        np.testing.assert_allclose(both[place], gain, atol=1e-4)
+    shared = with_values(config, {"evaluation.own_contexts": False})
+    assert studied(shared)["learners"]["transformer"]["gain"]["by_seed"][0] != both[0]
+
+
 def test_attempts_behind_the_given_ones_are_not_read():
     other = CONTEXTS._replace(responses=CONTEXTS.responses.at[:, 2:].set(7.0))
     learner = transformer_in_steps(build())
@@ -407,11 +458,11 @@ def test_pearson_is_that_of_scipy():
 
 
 def test_the_critics_that_are_compared_differ_and_hold_the_learned_one_if_there_is_one():
-    swept = settings(OwnRoundsConfig(critic_noise=0.7), has_critic=True)
+    swept = settings(OwnRoundsConfig(critic_noise=0.7), ("learned",))
     critics = [jax.tree.map(float, critic_of(one, TASK)) for one in swept.values()]
     assert len({*critics}) == len(swept)
     assert sum(critic.noise == 1 for critic in critics) == 1  # who guesses has no formula
-    assert "learned" in swept and "learned" not in settings(OwnRoundsConfig(), has_critic=False)
+    assert "learned" in swept and "learned" not in settings(OwnRoundsConfig())
 
 
 # --------------------------------------------------------------------------------------- in training
@@ -568,7 +619,7 @@ def examined(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rounds") / "run"
     config = composed(
         "evaluation.own_rounds=3", "loss.critic_weight=1", "train.steps=3", "num_seeds=2",
-        "train.own_rounds_share=0.5",
+        "train.own_rounds_share=0.5", "train.checkpoint_every=1",
     )  # fmt: skip
     train(config, folder)
     return folder
@@ -583,11 +634,20 @@ def test_a_run_leaves_its_own_rounds_with_its_evaluation(examined):
         ) | dict.fromkeys(BY_ROUND, 3)
     transformer = found["learners"]["transformer"]["refinement_error"]
     assert len(transformer["by_seed"]) == 2
-    assert {row["name"] for row in found["critics"]} == {*settings(OwnRoundsConfig(), True)}
+    learned = ("learned", learned_after(1), learned_after(2))  # the checkpoints that are kept
+    rows = {row["name"]: row for row in found["critics"]}
+    assert {*rows} == {*settings(OwnRoundsConfig(), learned)}
+    assert [row["name"] for row in found["learned_critics"]] == [*learned]
+    assert all(0 <= row["accuracy"]["mean"] <= 1 for row in found["learned_critics"])
+    # Other weights judge otherwise.
+    assert rows[learned_after(1)]["correlation"] != rows["learned"]["correlation"]
+    gains, right = (np.array([row[key]["by_seed"] for row in rows.values()]) for key in
+                    ("gain", "accuracy"))  # fmt: skip
+    by_seed = [pearsonr(x, y).statistic for x, y in zip(right.T, gains.T, strict=True)]
+    assert found["correlation"]["by_seed"] == pytest.approx(by_seed, abs=1e-6)
     settled = found["rounds_to_convergence"]
     assert settled["best_attempt"]["mean"] == settled["best_attempt"]["high"] == 0
     assert len(settled["transformer"]["by_seed"]) == 2
-    assert 0 <= found["learned_critic"]["accuracy"]["mean"] <= 1
     assert (examined / "own_rounds.png").read_bytes()[:4] == b"\x89PNG"
     rows = {row["name"]: row["mean"] for row in found["summary"]}
     assert rows["error of the first answer"] == transformer["mean"][0]
@@ -606,6 +666,30 @@ def test_the_command_examines_a_run_again_and_compares(examined, tmp_path, capsy
     assert "own_rounds.critic=learned, own_rounds.scale=as_is" in out
     assert "default" in out and "gain and accuracy over all critics of all runs" in out
     assert (tmp_path / "compared.svg").exists()
+
+
+def test_a_study_that_is_lost_or_damaged_is_made_again_as_it_was(examined, tmp_path):
+    folder, path = tmp_path / "run", tmp_path / "run" / "own_rounds.json"
+    shutil.copytree(examined, folder)
+    whole = path.read_text()
+    for spoil in (path.unlink, lambda: path.write_text(whole[:100])):
+        spoil()
+        train(saved_config(folder), folder)
+        assert json.loads(path.read_text()) == json.loads(whole)
+
+
+def test_of_an_unfinished_run_the_newest_checkpoint_is_examined(examined, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(examined, folder)
+    shutil.rmtree(folder / "checkpoints" / "3")
+    before = (folder / "own_rounds.json").read_text()
+    command.main([f"run_dir={folder}", "own_rounds.given_attempts=1", "evaluation.own_rounds=1"])
+    assert "training has reached step 2 of 3" in capsys.readouterr().err
+    [path] = folder.glob("evaluations/*step_2/own_rounds.json")
+    found = json.loads(path.read_text())
+    assert found["step"] == 2 and found["given_attempts"] == 1
+    assert [row["name"] for row in found["learned_critics"]] == ["learned", learned_after(1)]
+    assert (folder / "own_rounds.json").read_text() == before
 
 
 @pytest.mark.parametrize(

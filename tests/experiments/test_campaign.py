@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 import time
@@ -8,7 +9,14 @@ import psutil
 import pytest
 
 from experiments import job as job_module
-from experiments.alignment import LEARNED, AlignmentScale, agreement, refinement_error, regret
+from experiments.alignment import (
+    LEARNED,
+    AlignmentScale,
+    agreement,
+    of_own_rounds,
+    refinement_error,
+    regret,
+)
 from experiments.campaign import Campaign, Run, identity
 from experiments.claim import Arm, Claim, Judgement, above
 from experiments.engine import run_job
@@ -45,6 +53,7 @@ TINY = AlignmentScale(
     width_without_mlp=28,
     width_of_one_block=24,
     steps_to_rank=4,
+    steps_of_own_rounds=4,
 )
 FULL, ONE = Arm(), Arm(("model.num_heads=1",))
 AT = {"attempts": 4}
@@ -239,6 +248,28 @@ def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
     np.testing.assert_allclose(values[0], found.values("controlled", regret(ONE, **AT)) - mine)
     # A monotone transform leaves the best attempt where it was, and moves what the transformer sees.
     assert np.abs(values[1] - found.values("controlled", agreement(FULL, **AT))).max() > 0
+
+
+def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp_path, monkeypatch):
+    under = ("evaluation.own_rounds=2",)
+    own = Arm((), tuned=False)
+    gain = of_own_rounds(own, "learners", "transformer", "gain", under=under, at=-1)
+    guess = of_own_rounds(own, "critics", "a guess", "gain", under=under)
+    found = campaign(tmp_path, gain, guess, scale=dataclasses.replace(TINY, learning_rates=(2e-3,)))
+    [run] = [run for run in found.runs.values() if run.evaluations]
+    monkeypatch.setattr(job_module, "is_studied", lambda config: False)
+    run_all(found)
+    assert run.curves(under) is not None and not run.finished()  # as one that was stopped between
+    monkeypatch.undo()
+    run_all(found)
+    assert run.finished() and found.missing_jobs(16) == []
+    study = json.loads((run.evaluation_folder(under) / "own_rounds.json").read_text())
+    of_gain = np.array(study["learners"]["transformer"]["gain"]["by_seed"])
+    np.testing.assert_allclose(found.values("controlled", gain), of_gain[:, -1])
+    [row] = [row for row in study["critics"] if row["name"] == "a guess"]
+    np.testing.assert_allclose(found.values("controlled", guess - gain),
+                               np.array(row["gain"]["by_seed"]) - of_gain[:, -1])  # fmt: skip
+    found.learned("controlled", guess - gain)  # reads curves at the usual place
 
 
 def test_the_report_is_whole_and_needs_no_network(finished):

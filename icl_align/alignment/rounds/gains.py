@@ -13,11 +13,20 @@ NOISE = (0.1, 0.2, 0.3, 0.5, 0.75)
 RESAMPLES = 1000
 
 
-def settings(options: OwnRoundsConfig, has_critic: bool) -> dict[str, OwnRoundsConfig]:
+def learned_after(step: int) -> str:
+    """The name of the learned critic as a checkpoint has it."""
+    return f"{LEARNED}, step {step}"
+
+
+def settings(options: OwnRoundsConfig, learned: tuple[str, ...] = ()) -> dict[str, OwnRoundsConfig]:
     """The critics that gains are compared under: name -> options.
 
     Each formula alone and under noise, with a power and with a bias; one that is not clipped; one
-    that guesses; and the one that was learned, if there is one.
+    that guesses; and those that were learned.
+
+    Args:
+      options: what is the same for all of them.
+      learned: their names.
     """
     plain = dataclasses.replace(
         options, critic_noise=0.0, critic_power=1.0, critic_bias=0.0, critic_clipped=True
@@ -35,9 +44,7 @@ def settings(options: OwnRoundsConfig, has_critic: bool) -> dict[str, OwnRoundsC
         found |= {f"{name}, bias {b:+g}": of(name, critic_bias=b) for b in (-0.3, -0.1, 0.1, 0.3)}
     found["share, not clipped"] = of("share", critic_clipped=False)
     found["a guess"] = of("share", critic_noise=1.0)
-    if has_critic:
-        found[LEARNED] = of(LEARNED)
-    return found
+    return found | {name: of(LEARNED) for name in learned}
 
 
 def pearson(means: Float[np.ndarray, "*b 5"]) -> Float[np.ndarray, "*b"]:
@@ -77,9 +84,10 @@ def over_settings(runs: list[list[dict[str, Any]]]) -> dict[str, Interval | None
       runs: of each run the rows of its critics, as `gain_row` has them.
 
     Returns:
-      "correlation", Pearson's, and "threshold", the accuracy at which the regression of the gain on
-      it crosses 0; None where the accuracies or the gains do not differ, and the threshold also
-      where the correlation is not told from 0, or where it lies beyond the accuracies met.
+      "correlation", Pearson's, of one run also that of each seed; and "threshold", the accuracy at
+      which the regression of the gain on it crosses 0; None where the accuracies or the gains do
+      not differ, and the threshold also where the correlation is not told from 0, or where it lies
+      beyond the accuracies met.
     """
     accuracies, gains = (
         [np.array([row[key]["by_seed"] for row in rows]) for rows in runs]
@@ -107,6 +115,9 @@ def over_settings(runs: list[list[dict[str, Any]]]) -> dict[str, Interval | None
         {"mean": float(mean), "low": float(low), "high": float(high)}
         for mean, low, high in zip(found, lows, highs, strict=True)
     )
+    if len(runs) == 1:
+        pairs = zip(accuracies[0].T, gains[0].T, strict=True)
+        correlation["by_seed"] = [_line(x, y)[0] for x, y in pairs]
     is_met = accuracy.min() <= threshold["mean"] <= accuracy.max()
     shown = threshold if correlation["low"] > 0 and is_met else None
     return {"correlation": correlation, "threshold": shown}

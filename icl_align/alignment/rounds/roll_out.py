@@ -68,6 +68,20 @@ def transformer_in_steps(network: Transformer, hides_rewards: bool = False) -> I
     )
 
 
+def judged_by(learner: InSteps, critic: InSteps) -> InSteps:
+    """A learner whose attempts another one judges, which reads along."""
+
+    def begin(contexts, given):
+        answer, own = learner.begin(contexts, given)
+        return answer, (own, critic.begin(contexts, given)[1])
+
+    def read_on(state, contexts, n):
+        answer, own = learner.read_on(state[0], contexts, n)
+        return answer, (own, critic.read_on(state[1], contexts, n)[1])
+
+    return InSteps(begin, read_on, lambda state, contexts, n: critic.judge(state[1], contexts, n))
+
+
 def _to_norm_of(given: Float[Array, "b n d"], answers: Answer) -> Answer:
     if not given.shape[-2]:
         return answers

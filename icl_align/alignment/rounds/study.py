@@ -23,6 +23,7 @@ from icl_align.alignment.rounds.critics import (
 )
 from icl_align.alignment.rounds.gains import (
     gain_row,
+    learned_after,
     over_settings,
     pearson,
     settings,
@@ -35,11 +36,19 @@ from icl_align.alignment.rounds.quantities import (
     beside_the_target,
     quantities,
 )
-from icl_align.alignment.rounds.roll_out import InSteps, OwnRounds, own_rounds, transformer_in_steps
-from icl_align.intervals import Interval, by_seed, of_mean, of_statistic, within
+from icl_align.alignment.rounds.roll_out import (
+    InSteps,
+    OwnRounds,
+    judged_by,
+    own_rounds,
+    transformer_in_steps,
+)
+from icl_align.intervals import Interval, by_seed, of_statistic, within
 from icl_align.statistics import rounds_to_convergence
 
 Keys = Key[Array, " b"]
+# Added to a training seed that is folded into contexts' keys: no number of a stream.
+OWN_CONTEXTS = 2**31
 
 
 def roll_out(config: Options, learner: InSteps, critic: Critic, keys: Keys) -> OwnRounds:
@@ -68,20 +77,20 @@ class _Rounds:
 
     def __init__(self, config: Options, network: Callable[[Any], Transformer], keys: Keys):
         self._config, given = config, config.own_rounds.given_attempts
-        size = min(config.evaluation.batch_size, len(keys))
-        whole = -(-len(keys) // size) * size
-        padded = jnp.concatenate([keys, keys[: whole - len(keys)]])
-        self._batches, self._count = padded.reshape(-1, size), len(keys)
+        self._keys = keys
         hides = config.task.shown_rewards == "none"
 
-        def rolled(params, critic, keys):
-            return roll_out(config, transformer_in_steps(network(params), hides), critic, keys)
+        def rolled(params, critic, keys, judging):
+            learner = transformer_in_steps(network(params), hides)
+            if judging is not None:
+                learner = judged_by(learner, transformer_in_steps(network(judging), hides))
+            return roll_out(config, learner, critic, keys)
 
-        def judged(params, critic, pool, keys):
+        def judged(judging, critic, pool, keys):
             learned = jnp.zeros_like(pool.rewards)
             if config.loss.critic_weight:
                 shown = shown_to_transformer(config.task, pool, keys)
-                learned = network(params).with_judgements(shown)[1]
+                learned = network(judging).with_judgements(shown)[1]
             return _judged(config, critic, pool, learned, keys)
 
         self._measure = jax.jit(lambda made, keys: quantities(config, made, keys, given))
@@ -90,19 +99,23 @@ class _Rounds:
         self._learned = jax.jit(lambda params, keys: _on_given(config, network(params), keys))
 
     def trained(
-        self, params: Any, critic: Critic, quickly: bool = False
+        self, params: Any, critic: Critic, *, judging: Any = None, quickly: bool = False
     ) -> dict[str, Float[np.ndarray, "b s r"]]:
         """What is measured of networks.
 
         Args:
           params: with a leading axis of seeds.
           critic: who rewards.
+          judging: of the networks that are the learned critics; their own if None.
           quickly: without what takes an optimisation for each context.
         """
         measure = self._measure_quickly if quickly else self._measure
-        return self._of_seeds(
-            params, lambda own, keys: measure(self._rolled(own, critic, keys), keys)
-        )
+
+        def of(own, keys):
+            policy, judge = own
+            return measure(self._rolled(policy, critic, keys, judge), keys)
+
+        return self._of_seeds((params, judging), of)
 
     def untrained(self, name: str, critic: Critic) -> dict[str, Float[np.ndarray, "b 1 r"]]:
         """What is measured of a learner without training."""
@@ -112,23 +125,31 @@ class _Rounds:
         def rolled(critic, keys):
             return roll_out(config, WITHOUT_TRAINING[name](config, keys), critic, keys)
 
-        found = self._gathered(lambda keys: self._measure(rolled(critic, keys), keys))
+        found = self._gathered(lambda keys: self._measure(rolled(critic, keys), keys), self._keys)
         return {quantity: values[:, None] for quantity, values in found.items()}
 
     def judged(
-        self, params: Any, critics: list[Critic]
+        self, params: Any, critics: list[tuple[Critic, Any]]
     ) -> list[dict[str, Float[np.ndarray, "b s ..."]]]:
         """How accurate critics are on one pool of answers: the networks' own, under the critic of
         the options.
-        """
-        own = critic_of(self._config.own_rounds, self._config.task)
 
-        def of(own_params, keys):
-            pool = self._rolled(own_params, own, keys).contexts
-            found = [self._judged(own_params, critic, pool, keys) for critic in critics]
+        Args:
+          params: with a leading axis of seeds.
+          critics: each with the networks that are its learned ones, as `judging` of `trained`.
+        """
+        answering = critic_of(self._config.own_rounds, self._config.task)
+
+        def of(own, keys):
+            policy, judging = own
+            pool = self._rolled(policy, answering, keys, None).contexts
+            found = [
+                self._judged(policy if judge is None else judge, critic, pool, keys)
+                for (critic, _), judge in zip(critics, judging, strict=True)
+            ]
             return {name: jnp.stack([one[name] for one in found], axis=1) for name in found[0]}
 
-        found = self._of_seeds(params, of)  # [b, s, critics, ...]
+        found = self._of_seeds((params, [judging for _, judging in critics]), of)  # [b, s, c, ...]
         return [
             {name: values[:, :, place] for name, values in found.items()}
             for place in range(len(critics))
@@ -141,13 +162,27 @@ class _Rounds:
     def _of_seeds(self, params: Any, measure: Callable[[Any, Keys], Any]) -> dict[str, np.ndarray]:
         seeds = len(jax.tree.leaves(params)[0])
         each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(seeds)]
-        found = [self._gathered(functools.partial(measure, own)) for own in each]
+        found = [
+            self._gathered(functools.partial(measure, own), self._keys_of(seed))
+            for seed, own in enumerate(each, self._config.seed)
+        ]
         return {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
 
-    def _gathered(self, measure: Callable[[Keys], Any]) -> dict[str, np.ndarray]:
-        found = [jax.device_get(measure(keys)) for keys in self._batches]
+    def _keys_of(self, seed: int) -> Keys:
+        """Of the contexts on which a seed's networks are examined."""
+        if not self._config.evaluation.own_contexts:
+            return self._keys
+        return jax.vmap(lambda key: jax.random.fold_in(key, jnp.uint32(OWN_CONTEXTS + seed)))(
+            self._keys
+        )
+
+    def _gathered(self, measure: Callable[[Keys], Any], keys: Keys) -> dict[str, np.ndarray]:
+        size = min(self._config.evaluation.batch_size, len(keys))
+        whole = -(-len(keys) // size) * size
+        batches = jnp.concatenate([keys, keys[: whole - len(keys)]]).reshape(-1, size)
+        found = [jax.device_get(measure(some)) for some in batches]
         joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-        return {name: values[: self._count] for name, values in joined.items()}
+        return {name: values[: len(keys)] for name, values in joined.items()}
 
 
 def _judged(
@@ -194,22 +229,32 @@ def study(
     config: Options,
     network: Callable[[Any], Transformer],
     params: Any,
+    earlier: Callable[[], dict[int, Any]],
     keys: Keys,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """What own_rounds.json holds; arguments as `icl_align.world.StudiedWorld.study`.
 
+    A learned critic is examined as each kept checkpoint has it; who answers is the last.
+
     Returns:
       "learners": learner -> quantity -> mean, low, high by answer or round, and each seed's;
       "rounds_to_convergence" of each, of the mean and of each seed; "critics": a row for each of
       `gains.settings`, see `gains.gain_row`; "correlation" and "threshold" over them, see
-      `gains.over_settings`; "learned_critic": its accuracy and correlation on given attempts;
+      `gains.over_settings`; "learned_critics": the accuracy and
+      correlation of each on given attempts;
       "critic_of_others": who rewards learners that cannot judge; "summary".
     """
     rounds, options = _Rounds(config, network, keys), config.own_rounds
     has_critic = config.loss.critic_weight > 0
-    swept = settings(options, has_critic)
-    critics = [critic_of(one, config.task) for one in swept.values()]
+    learned = {LEARNED: params} if has_critic else {}
+    if has_critic:
+        learned |= {learned_after(step): of_step for step, of_step in earlier().items()}
+    swept = settings(options, tuple(learned))
+    critics = [
+        (critic_of(one, config.task), None if name == LEARNED else learned.get(name))
+        for name, one in swept.items()
+    ]
     work = len(MEASURED) + len(swept) + 1
     progress(0.0)
     values = {LEARNERS[0]: rounds.trained(params, critic_of(options, config.task))}
@@ -225,8 +270,8 @@ def study(
         for name, of in values.items()
     }
     judged, rows = rounds.judged(params, critics), []
-    for name, critic, of_pool in zip(swept, critics, judged, strict=True):
-        measured = rounds.trained(params, critic, quickly=True)
+    for name, (critic, judging), of_pool in zip(swept, critics, judged, strict=True):
+        measured = rounds.trained(params, critic, judging=judging, quickly=True)
         rows.append({"name": name} | gain_row(measured, of_pool))
         progress((len(values) + 1 + len(rows)) / work)
     found = {
@@ -240,12 +285,17 @@ def study(
         **over_settings([rows]),
     }
     if has_critic:
-        of_given = rounds.of_learned_critic(params)
-        found["learned_critic"] = {
-            "accuracy": of_mean(of_given["accuracy"]),
-            "correlation": of_statistic(pearson, of_given["moments"]),
-        }
+        found["learned_critics"] = [
+            {"name": name} | _of_given(rounds.of_learned_critic(of)) for name, of in learned.items()
+        ]
     return found | {"summary": summary(found)}
+
+
+def _of_given(judged: dict[str, Float[np.ndarray, "b s ..."]]) -> dict[str, Interval]:
+    return {
+        "accuracy": by_seed(judged["accuracy"]),
+        "correlation": of_statistic(pearson, judged["moments"]),
+    }
 
 
 def _convergence(values: dict[str, Float[np.ndarray, "b s r"]]) -> Interval:

@@ -36,9 +36,9 @@ def tables(found: dict[str, Any]) -> list[Table]:
     )
     made.append((title, ["critic", "accuracy", "correlation", "met", "gain"], rows))
     rows = [[row["name"], _one(row)] for row in found["summary"]]
-    if "learned_critic" in found:
-        for name, row in found["learned_critic"].items():
-            rows.append([f"{name} of the learned critic on given attempts", _one(row)])
+    for critic in found.get("learned_critics", []):
+        for key in ("accuracy", "correlation"):
+            rows.append([f"{key} on given attempts: {critic['name']}", _one(critic[key])])
     made.append(("the transformer", ["", "mean"], rows))
     return made
 

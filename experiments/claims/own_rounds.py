@@ -1,0 +1,75 @@
+"""Own rounds: a learner's answers become its attempts, and a critic rewards them."""
+
+from experiments.alignment import ERROR_THAT_COUNTS, AlignmentScale, of_own_rounds
+from experiments.claim import Arm, Claim, Effect, Judgement, above, below
+
+ROUNDS = 17  # as many as the published length of training has positions for
+SHARE, DIRECTION = (
+    (
+        f"evaluation.own_rounds={ROUNDS}",
+        f"own_rounds.critic={critic}",
+        "evaluation.num_contexts=512",
+    )
+    for critic in ("share", "direction")
+)
+# Of gain and accuracy over critics: a third of what varies in one goes with the other.
+CORRELATION_THAT_COUNTS = 0.6
+
+
+def gain(arm: Arm, under: tuple[str, ...]) -> Effect:
+    """Error of the first answer less that of the last."""
+    return of_own_rounds(arm, "learners", "transformer", "gain", under=under, at=-1)
+
+
+def claim(scale: AlignmentScale) -> Claim:
+    """Trained on given attempts, and on its own; a critic blind beside the line, and one that is
+    not; the correlation over some 30 critics, and one of them that guesses.
+    """
+    given = Arm()
+    length = f"train.steps={scale.steps_of_own_rounds}"
+    longer = Arm((length,), tuned=False)
+    on_own = ("train.own_rounds_share=0.5", "own_rounds.critic=direction")
+    own = Arm((length, *on_own), tuned=False)
+    return Claim(
+        sentence="Whoever judges its own answers accurately makes them better, round by round.",
+        place="abstract and section 4 of Wang et al. (2024)",
+        judgements=(
+            Judgement(
+                "controlled",
+                f"{ROUNDS} own rounds lower the error, rewarded by the share of the target",
+                gain(given, SHARE),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "so they do when the critic ranks as the error does",
+                gain(given, DIRECTION),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "and after training on own rounds",
+                gain(own, DIRECTION),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "which does more than training as long on given attempts",
+                gain(own, DIRECTION) - gain(longer, DIRECTION),
+                above(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "then the gain goes with the accuracy of the critic: their correlation",
+                of_own_rounds(own, "correlation", under=DIRECTION),
+                above(CORRELATION_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "and a critic that guesses brings none",
+                of_own_rounds(own, "critics", "a guess", "gain", under=DIRECTION),
+                below(ERROR_THAT_COUNTS),
+            ),
+        ),
+        figure={},
+    )

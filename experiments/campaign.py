@@ -56,6 +56,7 @@ class Run:
     folder: Path
     tags: set[str] = dataclasses.field(default_factory=set)
     evaluations: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
+    _configs: dict[tuple[str, ...], Config] = dataclasses.field(default_factory=dict, repr=False)
     _curves: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
     _studies: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -92,7 +93,11 @@ class Run:
 
     def evaluated(self, under: tuple[str, ...] = ()) -> Config:
         """The configuration of an evaluation."""
-        return evaluation_config(self.config, list(under)) if under else self.config
+        if not under:
+            return self.config
+        if under not in self._configs:
+            self._configs[under] = evaluation_config(self.config, list(under))
+        return self._configs[under]
 
     def evaluation_folder(self, under: tuple[str, ...] = ()) -> Path:
         """Where an evaluation's curves lie."""
@@ -288,7 +293,8 @@ class Campaign:
         if wanted is None or len(effect.terms) == 1:
             return True
         trained = self.base.measures.trained
-        usual = min(self.base.measures.judged_at, self.axis()[-1])
+        axis = self.axis()
+        usual = axis[self.base.measures.judged_place(axis)] if axis else 0
         readings = {
             Reading(
                 r.arm,
@@ -330,8 +336,8 @@ def _read_study(run: Run, reading: StudyReading) -> np.ndarray:
     found: Any = None if run.diverged() else run.study(reading.under)
     for key in reading.keys:
         if isinstance(found, list):
-            found = next(row for row in found if row["name"] == key)
-        elif found is not None:
+            found = {row["name"]: row for row in found}
+        if found is not None:
             found = found[key]
     if found is None:  # such as the correlation of what does not vary
         return nothing

@@ -118,8 +118,14 @@ def _evaluate_alike(runs: list[Run], under: tuple[str, ...], terminal: Terminal)
             write_json(folder / "curves.json", curves)
         for run, config, (step, state) in zip(runs, configs, states, strict=True):
             if is_studied(config) and run.study(under) is None:
-                stop = lambda share: _stop_if_received(signals)  # noqa: E731
-                study = make_study(config, step, state.params, run.folder, stop)
+                study = make_study(
+                    config,
+                    step,
+                    state.params,
+                    run.folder,
+                    lambda share: _stop_if_received(signals),
+                    terminal.warn,
+                )
                 leave_study(config, run.evaluation_folder(under), study)
 
 

@@ -43,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         overrides = []
         for argument in (a for a in arguments if not Path(a).is_dir()):
             key, equals, text = argument.partition("=")
-            if equals and key in paths:
+            if not equals:
+                raise ConfigError("RUN", argument, "there is no such folder")
+            if key in paths:
                 paths[key] = Path(text)
             else:
                 overrides.append(argument)
@@ -108,6 +110,7 @@ def examine(
             state.params,
             run_dir,
             lambda share: terminal.progress("own rounds", 100 * share, 100.0),
+            terminal.warn,
         )
     finally:
         terminal.stop_progress()

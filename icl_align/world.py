@@ -199,7 +199,7 @@ class StudiedWorld(World, Protocol):
           network: parameters of one seed -> its network.
           params: parameters with a leading axis of seeds, on the host.
           earlier: reads step -> the same of the checkpoints that are kept from before.
-          keys: of the contexts of the evaluation.
+          keys: [s, b] of the contexts of each seed, or one row that all seeds share.
           progress: called with the share that is done; it may end the study by an exception.
         """
 

@@ -171,6 +171,9 @@ class AlignmentEvaluationConfig(EvaluationConfig):
     own_rounds: int = option(
         0, "rounds of own answers: own_rounds.json and own_rounds.png; 0 makes none", least=0
     )
+    own_rounds_first: bool = option(
+        False, "whether the transformer reads its own attempts before the given ones"
+    )
 
 
 @dataclasses.dataclass
@@ -214,7 +217,7 @@ class Options(Config):
         super().check_together(trained)
         if self.model.sees_future and self.model.causal:
             raise ConfigError("model.sees_future", True, "needs model.causal=false")
-        self._check_own_rounds(is_trained=trained is not None)
+        self._check_own_rounds(trained)
         if trained is None:
             self._check_loss()
         elif self.model.positions and self.task.num_responses > trained.task.num_responses:
@@ -224,9 +227,9 @@ class Options(Config):
                 f"must be at most {trained.task.num_responses}, the learned positions of this run",
             )
 
-    def _check_own_rounds(self, is_trained: bool) -> None:
+    def _check_own_rounds(self, trained: Optional["Options"]) -> None:
         rounds = self.evaluation.own_rounds
-        share = 0.0 if is_trained else self.train.own_rounds_share
+        share = 0.0 if trained else self.train.own_rounds_share
         given, attempts = self.own_rounds.given_attempts, self.task.num_responses
         asked = {"train.own_rounds_share": share, "evaluation.own_rounds": rounds}
         for key, value in asked.items():
@@ -243,13 +246,31 @@ class Options(Config):
         if rounds and given + rounds > attempts:
             most = f"task.num_responses={attempts} with own_rounds.given_attempts={given}"
             raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}")
+        last = (trained or self).last_attempts
+        if rounds and self.model.positions and given + rounds > last:
+            most = f"{last} attempts, as far as learned positions are trained (loss.max_attempts)"
+            raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}")
+        if share and self.loss.min_attempts == self.last_attempts:
+            reason = "needs a larger task.num_responses or loss.max_attempts: there is no room"
+            raise ConfigError("train.own_rounds_share", share, reason)
         if share and not self.loss.min_attempts <= given < self.last_attempts:
             within = f"[{self.loss.min_attempts}, {self.last_attempts - 1}]"
             reason = f"must be in {within} with train.own_rounds_share: what is trained on"
             raise ConfigError("own_rounds.given_attempts", given, reason)
+        if self.train.own_rounds_gradient and not trained and not share:
+            reason = "needs train.own_rounds_share above 0"
+            raise ConfigError("train.own_rounds_gradient", True, reason)
+        if share and self.loss.critic_weight:
+            for name, plain in (("critic_power", 1.0), ("critic_bias", 0.0)):
+                if (value := getattr(self.own_rounds, name)) != plain:
+                    reason = "needs loss.critic_weight=0: what is learned would hold it twice"
+                    raise ConfigError(f"own_rounds.{name}", value, reason)
         if self.own_rounds.critic == LEARNED:
             if share:
                 reason = "cannot reward what it is trained on; needs another own_rounds.critic"
+                raise ConfigError("own_rounds.critic", LEARNED, reason)
+            if self.evaluation.own_rounds_first:
+                reason = "reads in the order of the rounds; needs evaluation.own_rounds_first=false"
                 raise ConfigError("own_rounds.critic", LEARNED, reason)
             if rounds and not self.loss.critic_weight:
                 raise ConfigError("own_rounds.critic", LEARNED, "needs loss.critic_weight above 0")

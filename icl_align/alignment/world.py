@@ -207,7 +207,7 @@ class Alignment:
         network: Callable[[Any], Transformer],
         params: Any,
         earlier: Callable[[], dict[int, Any]],
-        keys: Key[Array, " b"],
+        keys: Key[Array, "s b"],
         progress: Callable[[float], None],
     ) -> dict[str, Any]:
         """Own rounds of every learner, and what they gain under many critics."""

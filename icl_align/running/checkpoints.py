@@ -198,11 +198,16 @@ def newest_state(
     return found[0], jax.tree.map(jax.numpy.asarray, found[1])
 
 
-def states_before(run_dir: Path, config: Config, step: int) -> dict[int, TrainState]:
-    """Step -> state of every whole checkpoint that is kept from before a step, oldest first."""
+def states_before(
+    run_dir: Path, config: Config, step: int, warn: Callable[[str], None]
+) -> dict[int, TrainState]:
+    """Step -> state of every whole checkpoint that is kept from before a step, oldest first.
+
+    One that is damaged is reported through `warn`.
+    """
     checkpoints, found, last = Checkpoints(run_dir / "checkpoints", read_only=True), {}, step
     template = state_shapes(config)
-    while (newest := checkpoints.restore_newest(template, at_most=last - 1)) is not None:
+    while (newest := checkpoints.restore_newest(template, warn, at_most=last - 1)) is not None:
         last, found[newest[0]] = newest
     checkpoints.close()
     return dict(sorted(found.items()))

@@ -137,7 +137,7 @@ def evaluate_again(
     terminal.curves_table(config.measures, curves)
     if is_studied(config):
         try:
-            found = make_study(config, step, state.params, run_dir, progress)
+            found = make_study(config, step, state.params, run_dir, progress, terminal.warn)
         finally:
             terminal.stop_progress()
         leave_study(config, folder, found)

@@ -363,7 +363,7 @@ def _study(
         progress(0.0)
         params = by_configuration([other.config for other in group], crew.host_state().params)
         own = jax.tree.map(lambda leaf: leaf[place], params)
-        one.study = make_study(one.config, step, own, one.folder, progress)
+        one.study = make_study(one.config, step, own, one.folder, progress, terminal.warn)
         leave_study(one.config, one.folder, one.study)
     elif not picture.exists():
         leave_study(one.config, one.folder, one.study)

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
 from icl_align.config import Config
 from icl_align.running.checkpoints import states_before
 from icl_align.running.evaluation import evaluated_options
 from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
-from icl_align.running.keys import evaluation_keys
+from icl_align.running.keys import evaluation_key, numbered_keys
 from icl_align.running.memory import hand_back
 from icl_align.running.training import network_of
 from icl_align.world import world_of
@@ -29,7 +30,12 @@ def study_file(config: Config, folder: Path) -> Path:
 
 
 def make_study(
-    config: Config, step: int, params: Any, run_dir: Path, progress: Callable[[float], None]
+    config: Config,
+    step: int,
+    params: Any,
+    run_dir: Path,
+    progress: Callable[[float], None],
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """The study of the networks of one configuration.
 
@@ -39,12 +45,13 @@ def make_study(
       params: with a leading axis of seeds, on the host.
       run_dir: the folder of the run, for its earlier checkpoints.
       progress: called with the share that is done, in [0, 1].
+      warn: called with a line for each of them that is damaged.
     """
-    numbers = jnp.arange(config.evaluation.num_contexts)
-    keys = evaluation_keys(config.evaluation.seed, numbers)
+    keys = _keys_of_seeds(config)
 
     def earlier() -> dict[int, Any]:
-        return {at: state.params for at, state in states_before(run_dir, config, step).items()}
+        found = states_before(run_dir, config, step, warn)
+        return {at: state.params for at, state in found.items()}
 
     def progress_and_hand_back(share: float) -> None:
         hand_back()
@@ -57,6 +64,15 @@ def make_study(
         )
     seeds = [config.seed + place for place in range(config.num_seeds)]
     return {"step": step, "seeds": seeds, "options": evaluated_options(config)} | found
+
+
+def _keys_of_seeds(config: Config) -> Key[Array, "s b"]:
+    """Of the contexts of the evaluation: one row that all seeds share, or one for each."""
+    seed, own = config.evaluation.seed, [None]
+    if config.evaluation.own_contexts:
+        own = [config.seed + place for place in range(config.num_seeds)]
+    numbers = jnp.arange(config.evaluation.num_contexts)
+    return jnp.stack([numbered_keys(evaluation_key(seed, of), numbers) for of in own])
 
 
 def leave_study(config: Config, folder: Path, found: dict[str, Any]) -> None:

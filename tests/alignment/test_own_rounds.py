@@ -44,6 +44,7 @@ from icl_align.alignment.rounds.roll_out import (
     judged_by,
     own_rounds,
     transformer_in_steps,
+    transformer_own_first,
 )
 from icl_align.alignment.theory.descent import last_answer, plain_descent
 from icl_align.alignment.world import WORLD
@@ -52,6 +53,7 @@ from icl_align.running.mesh import make_mesh
 from icl_align.running.packing import pack, unpack
 from icl_align.running.run import run as train
 from icl_align.running.run_folder import saved_config
+from icl_align.running.study import make_study
 from icl_align.running.training import (
     abstract_network,
     init_state,
@@ -293,27 +295,39 @@ def test_rounds_begin_with_few_attempts_or_none(given):
     np.testing.assert_allclose(made.answers, whole[:, given:], atol=2e-5)
 
 
-def test_every_seed_on_contexts_of_its_own_is_that_seed_alone():
+def test_own_attempts_before_the_given_ones_are_the_same_attempts_in_another_order():
+    network = build()
+    made = rolled(transformer_own_first(network, 2), rounds=3)
+    first, second = made.contexts.responses[:, :2], made.contexts.responses[:, 2:5]
+    moved = made.contexts._replace(
+        responses=jnp.concatenate([second, first], axis=1),
+        rewards=jnp.concatenate([made.contexts.rewards[:, 2:], made.contexts.rewards[:, :2]], 1),
+    )
+    np.testing.assert_allclose(made.answers[:, -1], network(moved)[:, 5], atol=2e-5)
+    usual = rolled(transformer_in_steps(network), rounds=3)
+    np.testing.assert_allclose(made.answers[:, 0], usual.answers[:, 0], atol=2e-5)
+    assert np.abs(made.answers[:, -1] - usual.answers[:, -1]).max() > 1e-3
+
+
+def test_every_seed_on_contexts_of_its_own_is_that_seed_alone(tmp_path):
     options = [
         "evaluation.own_contexts=true",
         "evaluation.num_contexts=6",
         "evaluation.own_rounds=2",
     ]
     config = composed(*options, "num_seeds=2", "seed=3")
-    keys = KEYS[:6]
 
-    def studied(config):
-        params = init_state(config).params
-        none = dict  # no earlier checkpoints
-        return WORLD.study(config, network_of(config), params, none, keys, lambda share: None)
+    def gains(config):
+        params, quiet = init_state(config).params, lambda said: None
+        found = make_study(config, 0, params, tmp_path, quiet, quiet)["learners"]
+        return {name: found[name]["gain"]["by_seed"] for name in ("transformer", "best_attempt")}
 
-    both = studied(config)["learners"]["transformer"]["gain"]["by_seed"]
+    both = gains(config)
     for place, seed in enumerate((3, 4)):
-        alone = studied(dataclasses.replace(config, num_seeds=1, seed=seed))
-        gain = alone["learners"]["transformer"]["gain"]["by_seed"][0]
-        np.testing.assert_allclose(both[place], gain, atol=1e-4)
-    shared = with_values(config, {"evaluation.own_contexts": False})
-    assert studied(shared)["learners"]["transformer"]["gain"]["by_seed"][0] != both[0]
+        for name, alone in gains(dataclasses.replace(config, num_seeds=1, seed=seed)).items():
+            np.testing.assert_allclose(both[name][place], alone[0], atol=1e-4)
+    shared = gains(with_values(config, {"evaluation.own_contexts": False}))
+    assert len(shared["best_attempt"]) == 1 and shared["transformer"][0] != both["transformer"][0]
 
 
 def test_attempts_behind_the_given_ones_are_not_read():
@@ -414,6 +428,11 @@ def test_the_accuracy_of_a_critic_counts_pairs():
     assert (np.asarray(accuracy(wrong, 2)) == 0).all()
     tied = CONTEXTS._replace(rewards=0 * CONTEXTS.rewards)
     assert (np.asarray(accuracy(tied, 2)) == 0.5).all()
+    judged = CONTEXTS.rewards.at[:, :2].set(9.0)  # who is not judged keeps its own reward
+    assert (np.asarray(accuracy(CONTEXTS, 2, judged)) == 1).all()
+    # Beside the rewards of the contexts every own one is better, or every one is worse.
+    better, worse = (accuracy(CONTEXTS, 2, CONTEXTS.rewards + shift) for shift in (9.0, -9.0))
+    np.testing.assert_allclose(better + worse, 1, atol=1e-6)
     # Attempts that are alike are no pair, and where there is no pair there is no knowing.
     alike = CONTEXTS._replace(responses=CONTEXTS.responses[:, :1] * jnp.ones((1, 20, 1)))
     assert (np.asarray(accuracy(alike, 2)) == 0.5).all()
@@ -503,6 +522,9 @@ def test_in_training_a_share_of_the_contexts_is_changed():
     made = WORLD.provoked(config, network, plain, keys).given
     changed = (made.responses != plain.given.responses).any(axis=(1, 2))
     assert 16 < int(changed.sum()) < 48
+    powered = with_values(config, {"own_rounds.critic_power": 3.0})
+    given = WORLD.provoked(powered, network, plain, keys).given.rewards[:, :2]
+    np.testing.assert_allclose(given, plain.given.rewards[:, :2] ** 3, rtol=1e-5)
     none = composed()
     assert WORLD.provoked(none, network, plain, keys) is plain
 
@@ -603,6 +625,22 @@ def test_a_critic_learns_to_rank_given_attempts():
         (["evaluation.own_rounds=2", "task.shown_rewards=shuffled"], "needs task.shown_rewards"),
         (["evaluation.own_rounds=2", "task.reward_transform=rank"], "needs task.reward_transform"),
         (["train.own_rounds_share=1", "own_rounds.given_attempts=1"], "must be in [2, 5]"),
+        (["train.own_rounds_share=1", "loss.max_attempts=2"], "there is no room"),
+        (["loss.max_attempts=4", "evaluation.own_rounds=3"], "as far as learned positions are"),
+        (["train.own_rounds_gradient=true"], "needs train.own_rounds_share above 0"),
+        (
+            ["train.own_rounds_share=1", "loss.critic_weight=1", "own_rounds.critic_power=2"],
+            "own_rounds.critic_power=2.0: needs loss.critic_weight=0",
+        ),
+        (
+            [
+                "evaluation.own_rounds=2",
+                "evaluation.own_rounds_first=true",
+                "loss.critic_weight=1",
+                "own_rounds.critic=learned",
+            ],
+            "needs evaluation.own_rounds_first=false",
+        ),
         (["loss.critic_weight=1", "model.causal=false"], "needs model.causal=true"),
     ],
 )
@@ -702,6 +740,7 @@ def test_of_an_unfinished_run_the_newest_checkpoint_is_examined(examined, tmp_pa
         (["run_dir=RUN", "own_rounds.given_attempts=6"], "evaluation.own_rounds=3: goes beyond"),
         (["run_dir=RUN", "own_rounds.critic=oracle"], "share, distance, direction, learned"),
         (["run_dir=RUN", "train.steps=9"], "fixed by the trained run"),
+        (["RUN", "/nowhere"], "RUN=/nowhere: there is no such folder"),
         (["RUN", "own_rounds.critic=share"], "has no effect on runs that are compared"),
     ],
 )

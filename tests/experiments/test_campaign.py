@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
+from experiments import alignment
 from experiments import job as job_module
 from experiments.alignment import (
     LEARNED,
@@ -18,7 +19,7 @@ from experiments.alignment import (
     regret,
 )
 from experiments.campaign import Campaign, Run, identity
-from experiments.claim import Arm, Claim, Judgement, above
+from experiments.claim import Arm, Claim, Effect, Judgement, StudyReading, above
 from experiments.engine import run_job
 from experiments.report import page_of, write_report
 from icl_align.config import WandbConfig
@@ -270,6 +271,14 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
     np.testing.assert_allclose(found.values("controlled", guess - gain),
                                np.array(row["gain"]["by_seed"]) - of_gain[:, -1])  # fmt: skip
     found.learned("controlled", guess - gain)  # reads curves at the usual place
+    # What the claims read of a study is there.
+    claims = [alignment.load(name, alignment.SCALES["small"]) for name in alignment.CLAIMS]
+    readings = [reading for claim in claims for _, reading in claim.readings()]
+    studied = [one for one in readings if isinstance(one, StudyReading)]
+    assert len(studied) > 5
+    for one in studied:
+        mine = Effect(((1, dataclasses.replace(one, arm=own, under=under)),))
+        assert found.values("controlled", mine).shape == (2,)
 
 
 def test_the_report_is_whole_and_needs_no_network(finished):

@@ -31,7 +31,7 @@ def test_every_reading_is_of_something_that_a_run_gives(campaign):
     for claim in campaign.claims.values():
         for _, reading in claim.readings():
             if isinstance(reading, StudyReading):
-                continue
+                continue  # a test of campaigns reads them
             assert reading.quantity in QUANTITIES
             assert reading.learner in LEARNERS
             assert reading.condition in map(str, campaign.base.evaluation.reward_noise)

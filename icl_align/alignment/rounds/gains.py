@@ -54,24 +54,30 @@ def pearson(means: Float[np.ndarray, "*b 5"]) -> Float[np.ndarray, "*b"]:
 
 
 def gain_row(
-    measured: dict[str, Float[np.ndarray, "b s r"]], judged: dict[str, Float[np.ndarray, "b s ..."]]
+    first: Float[np.ndarray, "b s"],
+    measured: dict[str, Float[np.ndarray, "b s r"]],
+    judged: dict[str, Float[np.ndarray, "b s ..."]],
+    nested: bool = False,
 ) -> dict[str, Any]:
     """What there is to say of one critic.
 
     Args:
+      first: the error of the first answer to attempts with rewards as they are given; a critic
+        with a power changes those, and what it spoils first is no gain later.
       measured: of the rounds that it rewards, `quantities.beside_the_target`.
       judged: of the pool of answers that all critics judge: "accuracy" [b, s], and "moments"
         [b, s, 5] of reward and minus the error, see `pearson`.
+      nested: as in `intervals.of_mean`.
 
     Returns:
-      "gain" of the last round; "accuracy" and "correlation" with the error on the pool; and
-      "accuracy_met", on the rounds themselves.
+      "gain": `first` less the error of the last answer; "accuracy" and "correlation" with the
+      error on the pool; and "accuracy_met", on the rounds themselves.
     """
     return {
-        "gain": by_seed(measured["gain"][..., -1]),
-        "accuracy": by_seed(judged["accuracy"]),
-        "accuracy_met": by_seed(measured["critic_accuracy"].mean(axis=-1)),
-        "correlation": of_statistic(pearson, judged["moments"]),
+        "gain": by_seed(first - measured["refinement_error"][..., -1], nested),
+        "accuracy": by_seed(judged["accuracy"], nested),
+        "accuracy_met": by_seed(measured["critic_accuracy"].mean(axis=-1), nested),
+        "correlation": of_statistic(pearson, judged["moments"], nested),
     }
 
 

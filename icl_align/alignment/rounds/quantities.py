@@ -75,22 +75,32 @@ def beside_the_target(made: OwnRounds, given: int) -> Values:
     }
 
 
-def accuracy(contexts: Context, given: int) -> Float[Array, " b"]:
+def accuracy(
+    contexts: Context, given: int, judged: Float[Array, "b n"] | None = None
+) -> Float[Array, " b"]:
     """Share of the pairs of an own attempt and an earlier one that the rewards rank as the errors
-    do; 1/2 without any.
+    do; 1/2 without any. Arguments as of `own_pairs`.
     """
-    return _share(*own_pairs(contexts, given), (-2, -1))
+    return _share(*own_pairs(contexts, given, judged), (-2, -1))
 
 
-def own_pairs(contexts: Context, given: int) -> tuple[Float[Array, "b r n"], Float[Array, "b r n"]]:
+def own_pairs(
+    contexts: Context, given: int, judged: Float[Array, "b n"] | None = None
+) -> tuple[Float[Array, "b r n"], Float[Array, "b r n"]]:
     """Of own attempt r and attempt n: whether they are ranked right, and whether they count.
 
     They do where n is earlier and the errors are apart. Equal rewards are half right.
+
+    Args:
+      contexts: whose rewards the earlier attempts have.
+      given: attempts before the own ones.
+      judged: the rewards of own attempts; those of the contexts if None.
     """
+    judged = contexts.rewards if judged is None else judged
     errors = refinement_error(contexts.responses, contexts)
     last = errors.shape[-1]
     gap = errors[:, None, :] - errors[:, given:, None]
-    rewarded = jnp.sign(contexts.rewards[:, given:, None] - contexts.rewards[:, None, :])
+    rewarded = jnp.sign(judged[:, given:, None] - contexts.rewards[:, None, :])
     earlier = jnp.tril(jnp.ones((last, last)), -1)[given:]
     return 0.5 * (1 + jnp.sign(gap) * rewarded), earlier * (jnp.abs(gap) > APART)
 

@@ -68,6 +68,25 @@ def transformer_in_steps(network: Transformer, hides_rewards: bool = False) -> I
     )
 
 
+def transformer_own_first(network: Transformer, given: int, hides_rewards: bool = False) -> InSteps:
+    """The transformer, to which own attempts are shown before the given ones.
+
+    Args:
+      network: one.
+      given: attempts before the own ones, in the order of the rounds.
+      hides_rewards: as in `transformer_in_steps`.
+    """
+
+    def answer(contexts, n):
+        places = jnp.arange(contexts.rewards.shape[-1])
+        order = jnp.where(places < n, (places + given) % jnp.maximum(n, 1), places)
+        rewards = contexts.rewards[:, order] * (not hides_rewards)
+        moved = contexts._replace(responses=contexts.responses[:, order], rewards=rewards)
+        return network(moved)[:, n]
+
+    return in_steps(answer)
+
+
 def judged_by(learner: InSteps, critic: InSteps) -> InSteps:
     """A learner whose attempts another one judges, which reads along."""
 

@@ -10,17 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from icl_align.alignment.contexts import Context, sample_contexts, shown_to_transformer
+from icl_align.alignment.contexts import sample_contexts, shown_to_transformer
 from icl_align.alignment.metrics import refinement_error
 from icl_align.alignment.model import Transformer
 from icl_align.alignment.options import FORMULAS, LEARNED, LEARNERS, Options
-from icl_align.alignment.rounds.critics import (
-    Critic,
-    critic_of,
-    given_rewards,
-    line_of,
-    rewards_of,
-)
+from icl_align.alignment.rounds.critics import Critic, critic_of, line_of
 from icl_align.alignment.rounds.gains import (
     gain_row,
     learned_after,
@@ -39,16 +33,17 @@ from icl_align.alignment.rounds.quantities import (
 from icl_align.alignment.rounds.roll_out import (
     InSteps,
     OwnRounds,
+    in_steps,
     judged_by,
     own_rounds,
     transformer_in_steps,
+    transformer_own_first,
 )
+from icl_align.config import with_values
 from icl_align.intervals import Interval, by_seed, of_statistic, within
 from icl_align.statistics import rounds_to_convergence
 
 Keys = Key[Array, " b"]
-# Added to a training seed that is folded into contexts' keys: no number of a stream.
-OWN_CONTEXTS = 2**31
 
 
 def roll_out(config: Options, learner: InSteps, critic: Critic, keys: Keys) -> OwnRounds:
@@ -75,23 +70,33 @@ def roll_out(config: Options, learner: InSteps, critic: Critic, keys: Keys) -> O
 class _Rounds:
     """Rounds of learners over all contexts of an evaluation, batch by batch."""
 
-    def __init__(self, config: Options, network: Callable[[Any], Transformer], keys: Keys):
+    def __init__(
+        self, config: Options, network: Callable[[Any], Transformer], keys: Key[Array, "s b"]
+    ):
         self._config, given = config, config.own_rounds.given_attempts
-        self._keys = keys
+        self._keys, self.nested = keys, len(keys) > 1
         hides = config.task.shown_rewards == "none"
 
         def rolled(params, critic, keys, judging):
             learner = transformer_in_steps(network(params), hides)
+            if config.evaluation.own_rounds_first:
+                learner = transformer_own_first(network(params), given, hides)
             if judging is not None:
                 learner = judged_by(learner, transformer_in_steps(network(judging), hides))
             return roll_out(config, learner, critic, keys)
 
-        def judged(judging, critic, pool, keys):
-            learned = jnp.zeros_like(pool.rewards)
-            if config.loss.critic_weight:
-                shown = shown_to_transformer(config.task, pool, keys)
-                learned = network(judging).with_judgements(shown)[1]
-            return _judged(config, critic, pool, learned, keys)
+        def judged(judging, critic, answers, keys):
+            # The same answers for all; each critic has seen its own rewards of those before.
+            learner = in_steps(lambda contexts, n: answers[:, n])
+            if judging is not None:
+                learner = judged_by(learner, transformer_in_steps(network(judging), hides))
+            as_they_are = with_values(config, {"own_rounds.scale": "as_is"})
+            made = roll_out(as_they_are, learner, critic, keys).contexts
+            worth = -refinement_error(made.responses, made)[:, given:]
+            return {
+                "accuracy": accuracy(made, given),
+                "moments": _moments(made.rewards[:, given:], worth),
+            }
 
         self._measure = jax.jit(lambda made, keys: quantities(config, made, keys, given))
         self._measure_quickly = jax.jit(lambda made, keys: beside_the_target(made, given))
@@ -117,16 +122,18 @@ class _Rounds:
 
         return self._of_seeds((params, judging), of)
 
-    def untrained(self, name: str, critic: Critic) -> dict[str, Float[np.ndarray, "b 1 r"]]:
-        """What is measured of a learner without training."""
+    def untrained(self, name: str, critic: Critic) -> dict[str, Float[np.ndarray, "b s r"]]:
+        """What is measured of a learner without training: of one seed, if all share contexts."""
         config = self._config
 
         @jax.jit
         def rolled(critic, keys):
             return roll_out(config, WITHOUT_TRAINING[name](config, keys), critic, keys)
 
-        found = self._gathered(lambda keys: self._measure(rolled(critic, keys), keys), self._keys)
-        return {quantity: values[:, None] for quantity, values in found.items()}
+        def measured(keys):
+            return self._measure(rolled(critic, keys), keys)
+
+        return _beside([self._gathered(measured, of_seed) for of_seed in self._keys])
 
     def judged(
         self, params: Any, critics: list[tuple[Critic, Any]]
@@ -136,15 +143,15 @@ class _Rounds:
 
         Args:
           params: with a leading axis of seeds.
-          critics: each with the networks that are its learned ones, as `judging` of `trained`.
+          critics: each with the networks that are its learned ones; None for formulas.
         """
         answering = critic_of(self._config.own_rounds, self._config.task)
 
         def of(own, keys):
             policy, judging = own
-            pool = self._rolled(policy, answering, keys, None).contexts
+            pool = self._rolled(policy, answering, keys, None).contexts.responses
             found = [
-                self._judged(policy if judge is None else judge, critic, pool, keys)
+                self._judged(judge, critic, pool, keys)
                 for (critic, _), judge in zip(critics, judging, strict=True)
             ]
             return {name: jnp.stack([one[name] for one in found], axis=1) for name in found[0]}
@@ -162,18 +169,12 @@ class _Rounds:
     def _of_seeds(self, params: Any, measure: Callable[[Any, Keys], Any]) -> dict[str, np.ndarray]:
         seeds = len(jax.tree.leaves(params)[0])
         each = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(seeds)]
-        found = [
-            self._gathered(functools.partial(measure, own), self._keys_of(seed))
-            for seed, own in enumerate(each, self._config.seed)
-        ]
-        return {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
-
-    def _keys_of(self, seed: int) -> Keys:
-        """Of the contexts on which a seed's networks are examined."""
-        if not self._config.evaluation.own_contexts:
-            return self._keys
-        return jax.vmap(lambda key: jax.random.fold_in(key, jnp.uint32(OWN_CONTEXTS + seed)))(
-            self._keys
+        keys = self._keys if self.nested else [self._keys[0]] * seeds
+        return _beside(
+            [
+                self._gathered(functools.partial(measure, own), of_seed)
+                for own, of_seed in zip(each, keys, strict=True)
+            ]
         )
 
     def _gathered(self, measure: Callable[[Keys], Any], keys: Keys) -> dict[str, np.ndarray]:
@@ -185,38 +186,23 @@ class _Rounds:
         return {name: values[: len(keys)] for name, values in joined.items()}
 
 
-def _judged(
-    config: Options, critic: Critic, pool: Context, learned: Float[Array, "b n"], keys: Keys
-) -> dict[str, Float[Array, "b ..."]]:
-    """Accuracy of a critic on own rounds that another may have rewarded, and moments of its rewards
-    and minus the error.
-    """
-    given, line = config.own_rounds.given_attempts, line_of(config.task, keys)
-    contexts = sample_contexts(config.task, keys)
-    rewards = given_rewards(critic, contexts.rewards[:, :given])
-    own = [
-        rewards_of(critic, line, pool.responses[:, n], learned[:, n], keys, n)
-        for n in range(given, pool.rewards.shape[-1])
-    ]
-    own = jnp.stack(own, axis=-1)
-    judged = pool._replace(rewards=jnp.concatenate([rewards, own], axis=-1))
-    worth = -refinement_error(pool.responses, pool)[:, given:]
-    return {
-        "accuracy": accuracy(judged, given),
-        "moments": _moments(own, worth),
-    }
+def _beside(of_seeds: list[dict[str, np.ndarray]]) -> dict[str, Float[np.ndarray, "b s ..."]]:
+    return {name: np.stack([one[name] for one in of_seeds], axis=1) for name in of_seeds[0]}
 
 
 def _on_given(
     config: Options, network: Transformer, keys: Keys
 ) -> dict[str, Float[Array, "b ..."]]:
-    """The same of a learned critic on given attempts, from the third on."""
+    """The same of a learned critic on given attempts, from the third on: none can judge before."""
     contexts = sample_contexts(config.task, keys)
     _, expected = network.with_judgements(shown_to_transformer(config.task, contexts, keys))
-    judged = contexts._replace(rewards=expected)
-    first = min(2, contexts.rewards.shape[-1] - 1)
+    trained_on = slice(config.last_attempts)
+    contexts = contexts._replace(
+        responses=contexts.responses[:, trained_on], rewards=contexts.rewards[:, trained_on]
+    )
+    expected, first = expected[:, trained_on], min(2, config.last_attempts - 1)
     return {
-        "accuracy": accuracy(judged, first),
+        "accuracy": accuracy(contexts, first, expected),
         "moments": _moments(expected[:, first:], contexts.rewards[:, first:]),
     }
 
@@ -230,7 +216,7 @@ def study(
     network: Callable[[Any], Transformer],
     params: Any,
     earlier: Callable[[], dict[int, Any]],
-    keys: Keys,
+    keys: Key[Array, "s b"],
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """What own_rounds.json holds; arguments as `icl_align.world.StudiedWorld.study`.
@@ -241,20 +227,16 @@ def study(
       "learners": learner -> quantity -> mean, low, high by answer or round, and each seed's;
       "rounds_to_convergence" of each, of the mean and of each seed; "critics": a row for each of
       `gains.settings`, see `gains.gain_row`; "correlation" and "threshold" over them, see
-      `gains.over_settings`; "learned_critics": the accuracy and
-      correlation of each on given attempts;
-      "critic_of_others": who rewards learners that cannot judge; "summary".
+      `gains.over_settings`; "learned_critics": accuracy and correlation of each on
+      given attempts; "critic_of_others": who rewards learners that cannot judge; "summary".
     """
     rounds, options = _Rounds(config, network, keys), config.own_rounds
-    has_critic = config.loss.critic_weight > 0
+    has_critic = config.loss.critic_weight > 0 and not config.evaluation.own_rounds_first
     learned = {LEARNED: params} if has_critic else {}
     if has_critic:
         learned |= {learned_after(step): of_step for step, of_step in earlier().items()}
     swept = settings(options, tuple(learned))
-    critics = [
-        (critic_of(one, config.task), None if name == LEARNED else learned.get(name))
-        for name, one in swept.items()
-    ]
+    critics = [(critic_of(one, config.task), learned.get(name)) for name, one in swept.items()]
     work = len(MEASURED) + len(swept) + 1
     progress(0.0)
     values = {LEARNERS[0]: rounds.trained(params, critic_of(options, config.task))}
@@ -266,13 +248,18 @@ def study(
         values[name] = rounds.untrained(name, critic_of(of_others, config.task))
         progress(len(values) / work)
     learners = {
-        name: {quantity: by_seed(of[quantity]) for quantity in (*BY_ANSWER, *BY_ROUND)}
+        name: {
+            quantity: by_seed(of[quantity], rounds.nested) for quantity in (*BY_ANSWER, *BY_ROUND)
+        }
         for name, of in values.items()
     }
-    judged, rows = rounds.judged(params, critics), []
+    judged, rows, first = rounds.judged(params, critics), [], None
     for name, (critic, judging), of_pool in zip(swept, critics, judged, strict=True):
+        judging = None if name == LEARNED else judging  # who answers reads it already
         measured = rounds.trained(params, critic, judging=judging, quickly=True)
-        rows.append({"name": name} | gain_row(measured, of_pool))
+        # Of the first critic, which leaves given rewards as they are.
+        first = measured["refinement_error"][..., 0] if first is None else first
+        rows.append({"name": name} | gain_row(first, measured, of_pool, rounds.nested))
         progress((len(values) + 1 + len(rows)) / work)
     found = {
         "given_attempts": options.given_attempts,
@@ -280,28 +267,31 @@ def study(
         "critic": options.critic,
         "critic_of_others": of_others.critic,
         "learners": learners,
-        "rounds_to_convergence": {name: _convergence(of) for name, of in values.items()},
+        "rounds_to_convergence": {
+            name: _convergence(of, rounds.nested) for name, of in values.items()
+        },
         "critics": rows,
         **over_settings([rows]),
     }
     if has_critic:
         found["learned_critics"] = [
-            {"name": name} | _of_given(rounds.of_learned_critic(of)) for name, of in learned.items()
+            {"name": name} | _of_given(rounds.of_learned_critic(of), rounds.nested)
+            for name, of in learned.items()
         ]
     return found | {"summary": summary(found)}
 
 
-def _of_given(judged: dict[str, Float[np.ndarray, "b s ..."]]) -> dict[str, Interval]:
+def _of_given(judged: dict[str, Float[np.ndarray, "b s ..."]], nested: bool) -> dict[str, Interval]:
     return {
-        "accuracy": by_seed(judged["accuracy"]),
-        "correlation": of_statistic(pearson, judged["moments"]),
+        "accuracy": by_seed(judged["accuracy"], nested),
+        "correlation": of_statistic(pearson, judged["moments"], nested),
     }
 
 
-def _convergence(values: dict[str, Float[np.ndarray, "b s r"]]) -> Interval:
+def _convergence(values: dict[str, Float[np.ndarray, "b s r"]], nested: bool) -> Interval:
     """Rounds to convergence of the refinement error, each seed's too; the last for never."""
     errors = values["refinement_error"]
-    interval = of_statistic(rounds_to_convergence, errors)
+    interval = of_statistic(rounds_to_convergence, errors, nested)
     each = rounds_to_convergence(errors.mean(axis=0))
     return within(interval, 0, errors.shape[-1] - 1) | {"by_seed": each.tolist()}
 

@@ -1,9 +1,11 @@
 """Runs the claims and writes the report.
 
-python -m experiments [world=WORLD]                     lists the claims of a world
+python -m experiments                                   lists the claims
 python -m experiments NAME... [KEY=VALUE ...]           runs what is missing, then judges
-python -m experiments all [KEY=VALUE ...]               all claims
+python -m experiments all [KEY=VALUE ...]               all claims of both papers
 python -m experiments NAME... -m hydra/launcher=ENGINE  the same jobs on another engine
+python -m experiments check [KEY=VALUE ...]             computes all verdicts anew from the runs
+python -m experiments simulate [KEY=VALUE ...]          how often the judge errs, by simulation
 """
 
 import dataclasses
@@ -11,29 +13,39 @@ import difflib
 import os
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from experiments.studies import Study, study_of
+from experiments.claim import PAPERS, Claim, Scale
+from experiments.studies import studies
 from icl_align.config import FIGURE_FORMATS, ConfigError, WandbConfig, option
 from icl_align.running.cli import MULTIRUN, check_engines
 from icl_align.running.command import show
-from icl_align.running.compose import DEFAULT_WORLD, parse_overrides, read_options, world_named
+from icl_align.running.compose import parse_overrides, read_options
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
 from icl_align.world import WORLDS
 
+if TYPE_CHECKING:
+    from experiments.campaign import Campaign
+
 
 @dataclasses.dataclass
 class CampaignOptions:
-    """The options of `python -m experiments` that do not depend on the world."""
+    """The options of `python -m experiments`."""
 
-    folder: Optional[str] = option(
-        None,
-        "the campaign's folder; null is campaigns/SCALE, of another world than the default "
-        "campaigns/WORLD/SCALE",
+    scale: str = option("small", "size of every run")
+    world: Optional[str] = option(None, "only the claims of this world", choices=WORLDS)
+    folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
+    seed: int = option(100, "first training seed that is judged", least=0, most=2**31 - 2**16)
+    num_seeds: Optional[int] = option(
+        None, "training seeds of primary judgements; null is the scale's", least=1, most=2**10
     )
-    seed: int = option(100, "first training seed", least=0, most=2**31 - 2**16)
-    num_seeds: int = option(5, "training seeds; fewer than 5 decide nothing", least=1, most=2**10)
+    exploratory_seeds: Optional[int] = option(
+        None, "and of all others, at most as many; null is the scale's", least=1, most=2**10
+    )
+    pilot_seeds: Optional[int] = option(
+        None, "and of the pilot; 0 makes none; null is the scale's", least=0, most=2**10
+    )
     networks_at_once: int = option(
         16, "most networks (configurations x seeds) that one job trains together", least=1
     )
@@ -42,13 +54,35 @@ class CampaignOptions:
     )
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
 
+    def scales(self) -> dict[str, Scale]:
+        """World -> its sizes, with the seeds asked for.
 
-def campaign_options(world: str) -> type[CampaignOptions]:
-    """All options for the claims of a world: those, and its sizes."""
-    scale = option("small", "size of every run", choices=tuple(study_of(world).SCALES))
-    named = option(world, "whose claims", choices=WORLDS)
-    extra = [("scale", str, scale), ("world", str, named)]
-    return dataclasses.make_dataclass("OptionsOfWorld", extra, bases=(CampaignOptions,))
+        Raises:
+          ConfigError: no world has this scale.
+        """
+        named = {world: studies()[world].SCALES for world in self.worlds()}
+        every = dict.fromkeys(name for of_world in named.values() for name in of_world)
+        if self.scale not in every:
+            raise ConfigError("scale", self.scale, f"must be one of {', '.join(every)}")
+        return {
+            world: self._with_seeds(of_world[self.scale])
+            for world, of_world in named.items()
+            if self.scale in of_world
+        }
+
+    def worlds(self) -> list[str]:
+        """Those whose claims may be asked for."""
+        return [self.world] if self.world else [*studies()]
+
+    def _with_seeds(self, scale: Scale) -> Scale:
+        own = scale.seeds
+        judged = own.judged if self.num_seeds is None else self.num_seeds
+        explored = own.exploratory if self.exploratory_seeds is None else self.exploratory_seeds
+        pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
+        seeds = dataclasses.replace(
+            own, judged=judged, exploratory=min(explored, judged), pilot=pilot, first=self.seed
+        )
+        return dataclasses.replace(scale, seeds=seeds)
 
 
 def check_names(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,38 +99,57 @@ def check_names(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
     return known if "all" in names else tuple(name for name in known if name in names)
 
 
-def list_claims(study: Study) -> None:
+def load_all(scales: dict[str, Scale]) -> dict[str, dict[str, Claim]]:
+    """World -> name -> claim, of all claims there are."""
+    every = studies()
+    return {
+        world: {
+            name: every[world].load(name, scale)
+            for names in every[world].CLAIMS.values()
+            for name in names
+        }
+        for world, scale in scales.items()
+    }
+
+
+def list_claims(claims: dict[str, dict[str, Claim]]) -> None:
     """Prints each claim with its place and what is judged."""
     lines = []
-    for name in study.CLAIMS:
-        claim = study.load(name, study.SCALES["small"])
-        lines += [f"{name:<18} {claim.sentence}", f"{'':<18} {claim.place}"]
-        lines += [f"{'':<18} - {one.how}: {one.prediction}" for one in claim.judgements]
+    for paper, title in PAPERS.items():
+        own = {n: c for of in claims.values() for n, c in of.items() if c.paper == paper}
+        lines += [title, ""] if own else []
+        for name, claim in own.items():
+            lines += [f"{name:<18} {claim.sentence}", f"{'':<18} {claim.place}"]
+            lines += [
+                f"{'':<18} {'*' if one.primary else '-'} {one.how}: {one.prediction}"
+                for one in claim.judgements
+            ]
+        lines += [""] if own else []
     usage = __doc__.strip().partition("\n")[2].strip()
-    show("\n".join([*lines, "", usage, "--help lists the options"]))
+    show("\n".join([*lines, "* primary", "", usage, "--help lists the options"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m experiments`."""
     os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever is said for other programs
     arguments = sys.argv[1:] if arguments is None else arguments
-    with one_line_errors():
-        world = world_named(arguments)
-        study, schema = study_of(world), campaign_options(world)
     if {"-h", "--help"} & set(arguments):
-        show("\n".join([__doc__.strip(), "", *options_help(schema)]))
-        return
-    if all(argument.startswith("world=") for argument in arguments):
-        list_claims(study)
+        show("\n".join([__doc__.strip(), "", *options_help(CampaignOptions)]))
         return
     with one_line_errors():
         swept = bool(MULTIRUN & set(arguments))
         engine = [text for text in arguments if text.lstrip("+~").startswith("hydra")]
         own = [text for text in arguments if "=" in text and text not in engine]
         names = [text for text in arguments if "=" not in text and text not in MULTIRUN]
+        options = read_options(CampaignOptions, own)
+        scales = options.scales()
+        every = load_all(scales)
+        if all(argument.startswith("world=") for argument in arguments):
+            list_claims(every)
+            return
+        known = tuple(name for of_world in every.values() for name in of_world)
         if not names:
-            raise ConfigError("claim", "", f"name some of {', '.join(study.CLAIMS)}, or all")
-        names = check_names(names, study.CLAIMS)
+            raise ConfigError("claim", "", f"name some of {', '.join(known)}, or all")
         parsed = parse_overrides(engine)
         check_engines(parsed, sweeps=swept)
         for override in parsed:
@@ -105,64 +158,145 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ConfigError(
                     override.key_or_group, text, "a campaign says itself what it runs"
                 )
-        options = read_options(schema, own)
+        asks = names[0] if names[0] in COMMANDS else None
+        named = () if asks else check_names(names, known)
         # The report says what was computed, not where.
         said = [text for text in own if not text.startswith(("folder=", "wandb."))]
         said += ["-m", *engine] if swept else []
-        which = ["all"] if names == study.CLAIMS else names
+        which = ["all"] if named == known else named
         command = " ".join(["python -m experiments", *which, *said])
         try:
-            status = run_campaign(names, options, command, engine if swept else None)
+            if asks:
+                status = COMMANDS[asks](every, scales, options)
+            else:
+                status = run_campaigns(
+                    named, every, scales, options, command, engine if swept else None
+                )
         except KeyboardInterrupt:
             raise RunError("stopped; the same command goes on from there", 130) from None
     sys.exit(status)
 
 
-def run_campaign(
+def folder_of(options: CampaignOptions) -> Path:
+    """The campaign's."""
+    return Path(options.folder or f"campaigns/{options.scale}").absolute()
+
+
+def campaigns_of(
+    claims: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
+) -> dict[str, "Campaign"]:
+    """World -> the campaign of some claims."""
+    from experiments.campaign import Campaign
+
+    folder = folder_of(options)
+    return {
+        world: Campaign(own, scales[world], folder, options.wandb)
+        for world, own in claims.items()
+        if own
+    }
+
+
+def run_campaigns(
     names: tuple[str, ...],
-    options: Any,
+    every: dict[str, dict[str, Claim]],
+    scales: dict[str, Scale],
+    options: CampaignOptions,
     command: str,
     engine: list[str] | None,
 ) -> int:
-    """Runs what is missing and writes the report; returns the exit status.
+    """Runs what is missing, the pilot before what is judged, and writes the report; returns the
+    exit status.
 
-    The report is of the claims named, and of those that are finished already.
+    The report is of the claims named, and of those that the folder has.
 
     Args:
       names: the claims.
-      options: see `campaign_options`.
+      every: all claims there are.
+      scales: of each world.
+      options: of the command.
       command: what was typed, for the report.
       engine: Hydra overrides that choose a launcher; None runs one job after the other.
     """
-    from experiments.campaign import Campaign
+    from experiments.campaign import families
     from experiments.engine import run_jobs
     from experiments.report import write_report
     from icl_align.running.run_folder import sole_user_of
     from icl_align.running.tracking import check_account
 
-    study = study_of(options.world)
-    scale = study.SCALES[options.scale]
-    own = "" if options.world == DEFAULT_WORLD else f"{options.world}/"
-    folder = Path(options.folder or f"campaigns/{own}{options.scale}").absolute()
+    folder = folder_of(options)
     check_account(options.wandb, folder)
-    every = {name: study.load(name, scale) for name in study.CLAIMS}
-
-    def campaign_of(wanted):
-        claims = {name: every[name] for name in wanted}
-        return Campaign(claims, scale, folder, options.seed, options.num_seeds, options.wandb)
-
+    registered = families(claim for own in every.values() for claim in own.values())
+    failed = []
     with sole_user_of(folder):
-        campaign = campaign_of(names)
-        campaign.register(every)
-        failed = run_jobs(campaign, campaign.missing_jobs(options.networks_at_once), engine)
-        done = [n for n in study.CLAIMS if n in names or not campaign_of([n]).missing_jobs(1)]
-        page = write_report(campaign_of(done), options.wandb, command, every, options.figure_format)
+        for world, own in every.items():
+            wanted = {world: {name: own[name] for name in own if name in names}}
+            while campaigns := campaigns_of(wanted, scales, options):
+                campaign = campaigns[world]
+                if campaign.is_piloted:
+                    campaign.register(registered)
+                jobs = campaign.missing_jobs(options.networks_at_once)
+                lost = run_jobs(campaign, jobs, engine)
+                failed += lost
+                if lost or not jobs:
+                    break
+        page = write_report(
+            campaigns_of(reported(names, every, folder), scales, options),
+            registered,
+            options.wandb,
+            command,
+            options.figure_format,
+        )
     print(f"report: {page}")
     if failed:
         sys.stderr.write(
             f"icl_align: error: {len(failed)} jobs are not finished; the same command goes on\n"
         )
     return 1 if failed else 0
+
+
+def reported(
+    names: tuple[str, ...], every: dict[str, dict[str, Claim]], folder: Path
+) -> dict[str, dict[str, Claim]]:
+    """The claims named, and those that were run in the folder before."""
+    from experiments.campaign import read_registered
+
+    held = {*names, *read_registered(folder)}
+    return {world: {n: c for n, c in own.items() if n in held} for world, own in every.items()}
+
+
+def check_report(
+    every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
+) -> int:
+    """Computes every number of verdicts.json anew from the run folders; 1 if one differs."""
+    from experiments.campaign import families
+    from experiments.verdicts import differences_from
+
+    folder = folder_of(options)
+    registered = families(claim for own in every.values() for claim in own.values())
+    campaigns = campaigns_of(reported((), every, folder), scales, options)
+    differing = differences_from(folder / "report" / "verdicts.json", campaigns, registered)
+    for line in differing:
+        sys.stderr.write(f"icl_align: {line}\n")
+    if not differing:
+        print(f"every number of {folder / 'report' / 'verdicts.json'} is that of the run folders")
+    return 1 if differing else 0
+
+
+def simulate_judge(
+    every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
+) -> int:
+    """How often the judge errs on effects that lie on the ends of their ranges."""
+    from experiments.campaign import families
+    from experiments.simulation import simulate
+
+    registered = families(claim for own in every.values() for claim in own.values())
+    seeds = max((scale.seeds for scale in scales.values()), key=lambda own: own.judged)
+    for line in simulate(registered, {True: seeds.judged, False: seeds.exploratory}):
+        print(line)
+    return 0
+
+
+COMMANDS = {"check": check_report, "simulate": simulate_judge}
 
 
 if __name__ == "__main__":

@@ -1,28 +1,40 @@
 """The study of the alignment world: its claims, their readings, effects that count, and sizes."""
 
 import dataclasses
-import importlib
 
-from experiments.claim import Arm, Claim, Effect, Learned, Reading, Scale, StudyReading
+from experiments.claim import (
+    Arm,
+    Claim,
+    Effect,
+    Learned,
+    Reading,
+    Scale,
+    Seeds,
+    StudyReading,
+    above,
+    load_claim,
+)
 from icl_align.alignment.options import Options
 
-# In the order of the report: modules of `experiments.claims`.
-CLAIMS = (
-    "attempts",
-    "gradient_descent",
-    "reward_noise",
-    "depth",
-    "softmax",
-    "heads",
-    "mlp",
-    "controls",
-    "ranking",
-    "distribution",
-    "data_process",
-    "length",
-    "tokens",
-    "own_rounds",
-)
+# Paper -> its claims, in the order of the report: files of its folder in `experiments/claims`.
+CLAIMS = {
+    "wang2024": (
+        "attempts",
+        "gradient_descent",
+        "reward_noise",
+        "depth",
+        "softmax",
+        "heads",
+        "mlp",
+        "controls",
+        "ranking",
+        "distribution",
+        "data_process",
+        "length",
+        "tokens",
+        "own_rounds",
+    )
+}
 # The smallest effects that count, fixed before the campaign's seeds were trained:
 # a tenth of what the published transformer gains from 3 to 15 attempts (0.370 - 0.297), rounded up,
 # and a hundredth of the regret of a transformer that is shown no rewards (4.1).
@@ -30,13 +42,22 @@ ERROR_THAT_COUNTS = 0.01
 REGRET_THAT_COUNTS = 0.04
 # A transformer "tracks" another learner when the cosine of their answers is above this.
 AGREEMENT_THAT_COUNTS = 0.9
+AGREEMENT_RESOLUTION = 0.05
 # Answers that agree with gradient descent's less than that have not learned to rank.
-LEARNED = Learned("agreement", "0.0", 0.5, "to rank (agreement with gradient descent above 0.5)")
+LEARNED = Learned(
+    "agreement", "0.0", above(0.5), "to rank (agreement with gradient descent above 0.5)"
+)
+# Under which the effect of a part of the architecture is shown too.
+RECIPES = (
+    ("model.init=torch", ("model.init=torch",)),
+    ("half as many steps", ("train.steps=300",)),
+    ("twice as many", ("train.steps=1200",)),
+)
 
 
 def load(name: str, scale: Scale) -> Claim:
     """The claim `name` at a scale."""
-    return importlib.import_module(f"experiments.claims.{name}").claim(scale)
+    return load_claim(CLAIMS, name, scale)
 
 
 def refinement_error(arm: Arm, **which) -> Effect:
@@ -82,7 +103,7 @@ def of_own_rounds(arm: Arm, *keys: str, under: tuple[str, ...], at: int | None =
     return Effect(((1, StudyReading(arm, keys, at, under)),))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AlignmentScale(Scale):
     """A scale with the sizes that the claims vary.
 
@@ -116,6 +137,9 @@ SCALES = {
         ),
         learning_rates=(1e-3, 2e-3),
         learned=LEARNED,
+        seeds=Seeds(judged=2, exploratory=2, pilot=0),
+        most_extensions=0,
+        judges=False,
         learning_rate=2e-3,
         depths=(1, 2, 3),
         heads=(1, 2, 4),
@@ -131,8 +155,9 @@ SCALES = {
             "evaluation.reward_noise=[0.0,0.5,1.0]",
             "evaluation.num_contexts=1024",
         ),
-        learning_rates=(1e-3, 2e-3, 4e-3),
+        learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learned=LEARNED,
+        seeds=Seeds(judged=20, exploratory=8, pilot=4),
         learning_rate=2e-3,
         depths=(1, 4, 6),
         heads=(1, 2, 4),
@@ -146,6 +171,7 @@ SCALES = {
         base=("+experiment=paper",),
         learning_rates=(5e-5, 1e-4, 2e-4),
         learned=LEARNED,
+        seeds=Seeds(judged=20, exploratory=8, pilot=3),
         learning_rate=1e-4,
         depths=(5, 15, 20),
         heads=(1, 3, 6),

@@ -1,7 +1,10 @@
 """A campaign: every run that some claims need, what is missing of them, and what they gave.
 
-A run is recognised by its resolved configuration, wherever it lies under FOLDER/runs. Runs whose
-configurations differ only in numbers that need no recompiling train together, as one job.
+It has two stages, with seeds of their own. In the pilot every tuned arm is trained over a grid of
+learning rates, which grows until no arm's best rate lies at its edge; the spread of the pilot's
+values says how many seeds a judgement takes. Then every arm is trained at its rate with the seeds
+that are judged. A run is recognised by its resolved configuration, wherever it lies under
+FOLDER/runs.
 """
 
 import dataclasses
@@ -9,195 +12,75 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claim import Arm, Claim, Effect, Reading, Scale, StudyReading
-from icl_align.config import (
-    TRAINING,
-    Config,
-    WandbConfig,
-    check,
-    concerned,
-    differences,
-    leaves,
-    program_key,
-    setting,
-)
+from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, StudyReading
+from experiments.judge import EXPLORATORY_LEVEL, PRIMARY_LEVEL, Family
+from experiments.power import needed_seeds, power
+from experiments.runs import Job, Run, identity, read
+from icl_align.config import WandbConfig, check, differences, program_key, setting
 from icl_align.running.compose import compose_config
-from icl_align.running.curves_file import read_curves
-from icl_align.running.evaluation import are_of
-from icl_align.running.files import DamagedFileError, write_json
-from icl_align.running.metrics_file import read_rows
-from icl_align.running.reevaluation import evaluation_config, evaluation_folder
+from icl_align.running.files import write_json
 from icl_align.running.run_folder import saved_config
-from icl_align.running.study import is_studied, read_study
-from icl_align.running.sweeps import final_loss
-from icl_align.world import world_of
 
-LARGEST_SHARE_BEFORE_EVALUATION = 0.95
+PILOT, JUDGED = "pilot", "judged"
+REGISTERED = "registered.json"
 
 
-def identity(config: Config) -> str:
-    """A digest of all options that training depends on."""
-    trained = concerned(config, TRAINING)
-    parts = [(key, value) for key, _, value in leaves(config) if key in trained]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
-@dataclasses.dataclass
-class Run:
-    """One configuration of a campaign, with its folder and the other evaluations it needs."""
-
-    config: Config
-    folder: Path
-    tags: set[str] = dataclasses.field(default_factory=set)
-    evaluations: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
-    _configs: dict[tuple[str, ...], Config] = dataclasses.field(default_factory=dict, repr=False)
-    _curves: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
-    _studies: dict[tuple[str, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
-
-    def diverged(self) -> bool:
-        """Whether its training ended in a number that is not finite."""
-        return (self.folder / "diverged.json").exists()
-
-    def curves(self, under: tuple[str, ...] = ()) -> dict[str, Any] | None:
-        """Its curves, under the overrides of another evaluation; None if they are missing."""
-        if under not in self._curves:
-            path = self.evaluation_folder(under) / "curves.json"
-            try:
-                found = read_curves(path, self.config.measures)
-            except DamagedFileError:  # it is made again
-                found = None
-            config = self.evaluated(under)
-            if found is None or not are_of(config, config.train.steps, found):
-                return None
-            self._curves[under] = found  # final: read once
-        return self._curves[under]
-
-    def study(self, under: tuple[str, ...]) -> dict[str, Any] | None:
-        """What the study of an evaluation found, if it asks for one; None if it is missing."""
-        if under not in self._studies:
-            config = self.evaluated(under)
-            try:
-                found = read_study(config, config.train.steps, self.evaluation_folder(under))
-            except DamagedFileError:  # it is made again
-                found = None
-            if found is None:
-                return None
-            self._studies[under] = found
-        return self._studies[under]
-
-    def evaluated(self, under: tuple[str, ...] = ()) -> Config:
-        """The configuration of an evaluation."""
-        if not under:
-            return self.config
-        if under not in self._configs:
-            self._configs[under] = evaluation_config(self.config, list(under))
-        return self._configs[under]
-
-    def evaluation_folder(self, under: tuple[str, ...] = ()) -> Path:
-        """Where an evaluation's curves lie."""
-        return evaluation_folder(self.folder, list(under)) if under else self.folder
-
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.diverged() or all(map(self.is_evaluated, [(), *self.evaluations]))
-
-    def is_evaluated(self, under: tuple[str, ...]) -> bool:
-        """Whether all that an evaluation leaves is there."""
-        wants_study = is_studied(self.evaluated(under))
-        there = self.curves(under) is not None
-        return there and not (wants_study and self.study(under) is None)
-
-    def training_loss(self) -> float:
-        """Mean over seeds and the last tenth of the steps; infinite if it diverged."""
-        return math.inf if self.diverged() else final_loss(self.folder)
-
-    def share_done(self) -> float:
-        """How far it is, in [0, 1], by its log."""
-        if self.finished():
-            return 1.0
-        rows = read_rows(self.folder / "metrics.jsonl")
-        steps = max((row["step"] for row in rows), default=0)
-        return LARGEST_SHARE_BEFORE_EVALUATION * min(1.0, steps / self.config.train.steps)
+def families(every: Iterable[Claim]) -> dict[bool, Family]:
+    """The primary judgements of all claims there are (True), and the exploratory ones (False)."""
+    primary = [judgement.primary for claim in every for judgement in claim.judgements]
+    return {
+        True: Family(PRIMARY_LEVEL, sum(primary)),
+        False: Family(EXPLORATORY_LEVEL, len(primary) - sum(primary)),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """Runs that train as one program in one process."""
+class Place:
+    """Where in a campaign a run belongs."""
 
-    runs: tuple[Run, ...]
-    file: Path
-
-    def networks(self) -> int:
-        """How many train at once."""
-        return sum(run.config.num_seeds for run in self.runs)
-
-    def work(self) -> float:
-        """Its arithmetic, roughly, to weigh progress by: tokens x weights x steps x networks."""
-        config = self.runs[0].config
-        model, train = config.model, config.train
-        hidden = (model.mlp_width or 4 * model.width) if model.mlp else 0
-        weights = model.num_layers * model.width * (4 * model.width + 2 * hidden)
-        tokens = world_of(config).num_tokens(config)
-        return tokens * weights * train.batch_size * train.steps * self.networks()
-
-    def write(self) -> None:
-        """Leaves the job as a file, which `experiments.job` reads."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        content = [
-            {
-                "config": dataclasses.asdict(run.config),
-                "folder": str(run.folder),
-                "tags": sorted(run.tags),
-                "evaluations": sorted(run.evaluations),
-            }
-            for run in self.runs
-        ]
-        write_json(self.file, content)
+    arm: Arm
+    rate: float
+    stage: str
 
 
 class Campaign:
-    """The runs of some claims at one scale.
+    """The runs of some claims of one world at one scale.
 
     Args:
       claims: name -> claim.
       scale: the sizes.
       folder: the campaign's folder.
-      seed, num_seeds: the training seeds of every run.
       wandb: the W&B options of every run.
 
     Raises:
       ConfigError: an arm's overrides are not allowed.
     """
 
-    def __init__(
-        self,
-        claims: dict[str, Claim],
-        scale: Scale,
-        folder: Path,
-        seed: int,
-        num_seeds: int,
-        wandb: WandbConfig,
-    ):
-        self.claims, self.scale, self.folder = claims, scale, folder
-        self._seeds, self._wandb = (f"seed={seed}", f"num_seeds={num_seeds}"), wandb
+    def __init__(self, claims: dict[str, Claim], scale: Scale, folder: Path, wandb: WandbConfig):
+        self.claims, self.scale, self.folder, self._wandb = claims, scale, folder, wandb
         self._overrides = f"world={scale.world}", *scale.base
-        self.base = compose_config([*self._overrides, *self._seeds])
+        self.base = compose_config([*self._overrides, *self._seeds(JUDGED, scale.seeds.judged)])
         self._known = self._folders_by_identity()
-        self._runs: dict[tuple[Arm, float], Run] = {}
+        self._places: dict[Place, Run] = {}
         self.runs: dict[str, Run] = {}  # by identity, in the order of the claims
-        for name, claim in claims.items():
-            for how, reading in claim.readings():
-                for rate in self.rates(how, reading.arm):
-                    run = self._run(reading.arm, rate)
-                    run.tags |= {name, *_ablations(reading.arm)}
-                    if reading.under:
-                        run.evaluations.add(reading.under)
+        self.grid = scale.learning_rates
+        self._add_pilot()
+        for _ in range(scale.most_extensions if scale.seeds.pilot else 0):
+            edges = self._edges()
+            if not edges:
+                break
+            self.grid = tuple(sorted({*self.grid, *edges}))
+            self._add_pilot()
+        self.is_piloted = all(run.finished() for run in self.runs.values())
+        if self.is_piloted:
+            self._add_judged()
 
     def _folders_by_identity(self) -> dict[str, Path]:
         found = {}
@@ -206,42 +89,117 @@ class Campaign:
             found[identity(saved_config(run_folder))] = run_folder
         return found
 
-    def rates(self, how: str, arm: Arm) -> tuple[float, ...]:
-        """The learning rates that a reading needs."""
-        tuned = how == "controlled" and arm.tuned
-        return self.scale.learning_rates if tuned else (self.scale.learning_rate,)
+    def _seeds(self, stage: str, number: int) -> tuple[str, str]:
+        first = self.scale.seeds.first_pilot if stage == PILOT else self.scale.seeds.first
+        return f"seed={first}", f"num_seeds={number}"
 
-    def _run(self, arm: Arm, rate: float) -> Run:
-        if (arm, rate) not in self._runs:
-            overrides = [*self._overrides, *arm.overrides, f"train.learning_rate={rate}"]
-            config = compose_config([*overrides, *self._seeds])
+    # ------------------------------------------------------------------------------------ the runs
+
+    def rates(self, how: str, arm: Arm) -> tuple[float, ...]:
+        """The learning rates that the pilot of a reading needs."""
+        tuned = how == "controlled" and arm.tuned
+        return self.grid if tuned else (self.scale.learning_rate,)
+
+    def _add_pilot(self) -> None:
+        if not self.scale.seeds.pilot:
+            return
+        for name, claim in self.claims.items():
+            for how, reading in claim.readings():
+                for rate in self.rates(how, reading.arm):
+                    self._add(
+                        name, Place(reading.arm, rate, PILOT), self.scale.seeds.pilot, reading
+                    )
+
+    def _edges(self) -> set[float]:
+        """The rates beyond the grid that an arm's best one at its edge asks for."""
+        wanted = set()
+        for how, arm in self._arms():
+            losses = self.training_losses(how, arm)
+            if len(losses) > 1 and all(
+                self._places[Place(arm, r, PILOT)].finished() for r in losses
+            ):
+                best = min(losses, key=losses.get)
+                wanted |= {best / 2} if best == min(losses) else set()
+                wanted |= {best * 2} if best == max(losses) else set()
+        return wanted
+
+    def _arms(self) -> list[tuple[str, Arm]]:
+        readings = [pair for claim in self.claims.values() for pair in claim.readings()]
+        return list(dict.fromkeys((how, reading.arm) for how, reading in readings))
+
+    def _add_judged(self) -> None:
+        number: dict[Place, int] = {}
+        for claim in self.claims.values():
+            for judgement in claim.judgements:
+                seeds = (
+                    self.scale.seeds.judged if judgement.primary else self.scale.seeds.exploratory
+                )
+                for _, reading in judgement.effect.terms:
+                    place = self._judged_place(judgement.how, reading.arm)
+                    number[place] = max(number.get(place, 0), seeds)
+        for name, claim in self.claims.items():
+            for how, reading in claim.readings():
+                place = self._judged_place(how, reading.arm)
+                # What is drawn only needs no more than what is explored.
+                self._add(name, place, number.get(place, self.scale.seeds.exploratory), reading)
+            for _, overrides in claim.moved_by if self.scale.seeds.pilot else ():
+                for judgement in claim.judgements:
+                    if judgement.primary:
+                        for _, reading in judgement.effect.terms:
+                            place = self._moved_place(judgement.how, reading.arm, overrides)
+                            self._add(name, place, self.scale.seeds.pilot, reading)
+
+    def _judged_place(self, how: str, arm: Arm) -> Place:
+        return Place(arm, self.chosen_rate(how, arm), JUDGED)
+
+    def _moved_place(self, how: str, arm: Arm, overrides: tuple[str, ...]) -> Place:
+        """Of an arm under other options, at the rate that was best without them."""
+        moved = Arm((*arm.overrides, *overrides), arm.tuned)
+        return Place(moved, self.chosen_rate(how, arm), PILOT)
+
+    def chosen_rate(self, how: str, arm: Arm) -> float:
+        """The rate of a tuned arm with the lowest training loss in the pilot, of others the
+        scale's.
+        """
+        if not self.scale.seeds.pilot:
+            return self.scale.learning_rate
+        losses = self.training_losses(how, arm)
+        return min(losses, key=losses.get)
+
+    def training_losses(self, how: str, arm: Arm) -> dict[float, float]:
+        """Learning rate -> training loss in the pilot, of those that an arm's is chosen from."""
+        return {
+            rate: self._places[Place(arm, rate, PILOT)].training_loss()
+            for rate in self.rates(how, arm)
+        }
+
+    def _add(self, name: str, place: Place, number: int, reading: Any) -> None:
+        if place not in self._places:
+            overrides = [*self._overrides, *place.arm.overrides]
+            overrides += [f"train.learning_rate={place.rate}", *self._seeds(place.stage, number)]
+            config = compose_config(overrides)
             config.evaluation.own_contexts = True
             config.wandb = dataclasses.replace(self._wandb)
             key = identity(check(config))
             if key not in self.runs:
                 changed = differences(self.base, config)
                 shown = {
-                    k: v for k, (_, v) in changed.items() if not k.startswith(("wandb", "eval"))
+                    k: v
+                    for k, (_, v) in changed.items()
+                    if not k.startswith(("wandb", "eval", "num_seeds", "seed"))
                 }
-                name = ",".join(setting(k, v) for k, v in shown.items()) or "base"
-                folder = self._known.get(key, self.folder / "runs" / f"{_safe(name)}_{key}")
+                words = [place.stage, *(setting(k, v) for k, v in shown.items())]
+                folder = self.folder / "runs" / f"{_safe(','.join(words))}_{key}"
+                folder = self._known.get(key, folder)
                 config.wandb.name = config.wandb.name or folder.name
                 self.runs[key] = Run(config, folder)
-            self._runs[arm, rate] = self.runs[key]
-        return self._runs[arm, rate]
-
-    def register(self, claims: dict[str, Claim]) -> None:
-        """Writes down what is predicted, before the first run; later calls change nothing."""
-        path = self.folder / "registered.json"
-        if not path.exists():
-            write_json(path, _predictions(claims))
-
-    def changed_since_registered(self, claims: dict[str, Claim]) -> list[str]:
-        """The claims whose judgements are not those that were written down."""
-        path = self.folder / "registered.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        now = _predictions(claims)
-        return [name for name in now if now[name] != before.get(name)]
+            self._places[place] = self.runs[key]
+        run = self._places[place]
+        run.tags |= {name, *_ablations(place.arm)}
+        if isinstance(reading, StudyReading) and reading.of_attack:
+            run.attacks.add(reading.under)
+        elif reading.under:
+            run.evaluations.add(reading.under)
 
     # --------------------------------------------------------------------------------- what to do
 
@@ -264,6 +222,52 @@ class Campaign:
                 jobs.append(Job(part, self.folder / "jobs" / f"job_{digest}.json"))
         return jobs
 
+    # -------------------------------------------------------------------------------- registration
+
+    def register(self, every: dict[bool, Family]) -> None:
+        """Writes down what is predicted of each claim, with the pilot's spread, the seeds and the
+        power they give, before its first run that is judged; later calls change nothing.
+        """
+        held = read_registered(self.folder)
+        new = {n: self._registration(c, every) for n, c in self.claims.items() if n not in held}
+        if new:
+            write_json(self.folder / REGISTERED, held | new)
+
+    def _registration(self, claim: Claim, every: dict[bool, Family]) -> dict[str, Any]:
+        judgements = []
+        for judgement in claim.judgements:
+            arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
+            judgements.append(
+                {"prediction": judgement.prediction, "primary": judgement.primary}
+                | self.power_of(judgement, every)
+                | {"learning_rates": [self.chosen_rate(judgement.how, arm) for arm in arms]}
+            )
+        return {
+            "hash": digest_of(claim),
+            "written": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "judgements": judgements,
+        }
+
+    def power_of(self, judgement: Judgement, every: dict[bool, Family]) -> dict[str, Any]:
+        """The pilot's spread, the seeds that are judged, their power, and how many it takes."""
+        family = every[judgement.primary]
+        resolution = judgement.predicted.resolution
+        seeds = self.scale.seeds.judged if judgement.primary else self.scale.seeds.exploratory
+        values = (
+            self.values(judgement.how, judgement.effect, PILOT) if self.scale.seeds.pilot else None
+        )
+        spread = math.nan
+        if values is not None and len(values) > 1 and np.all(np.isfinite(values)):
+            spread = float(np.std(values, ddof=1))
+        known = spread > 0
+        return {
+            "resolution": resolution,
+            "spread": spread if known else None,
+            "seeds": seeds,
+            "power": power(spread, seeds, resolution, family) if known else None,
+            "needed_seeds": needed_seeds(spread, resolution, family) if known else None,
+        }
+
     # ------------------------------------------------------------------------------- what they gave
 
     def axis(self) -> list[int]:
@@ -272,28 +276,21 @@ class Campaign:
         curves = next((found for found in finished if found is not None), None)
         return [] if curves is None else curves[self.base.measures.axis]
 
-    def chosen(self, how: str, arm: Arm) -> Run | None:
-        """The run that a judgement reads of an arm: at the scale's own learning rate as published,
-        at the one of the lowest training loss when controlled. None while one is missing.
-        """
-        runs = [self._runs[arm, rate] for rate in self.rates(how, arm)]
-        if not all(run.finished() for run in runs):
+    def run_of(self, how: str, arm: Arm, stage: str = JUDGED) -> Run | None:
+        """The run that a judgement reads of an arm; None while it is missing."""
+        if stage == JUDGED and not self.is_piloted:
             return None
-        return min(runs, key=lambda run: run.training_loss())
-
-    def training_losses(self, how: str, arm: Arm) -> dict[float, float]:
-        """Learning rate -> training loss, of the runs that are compared to choose an arm's."""
-        return {rate: self._runs[arm, rate].training_loss() for rate in self.rates(how, arm)}
+        run = self._places[Place(arm, self.chosen_rate(how, arm), stage)]
+        return run if run.finished() else None
 
     def learned(self, how: str, effect: Effect) -> bool:
-        """Whether a comparison can show anything, as `Scale.learned` says; True for what compares
-        no arms.
+        """Whether an effect can show anything: whether one of its arms has learned, as
+        `Scale.learned` says.
         """
         wanted = self.scale.learned
-        if wanted is None or len(effect.terms) == 1:
+        if wanted is None:
             return True
-        trained = self.base.measures.trained
-        axis = self.axis()
+        trained, axis = self.base.measures.trained, self.axis()
         usual = axis[self.base.measures.judged_place(axis)] if axis else 0
         readings = {
             Reading(
@@ -306,47 +303,47 @@ class Campaign:
             for _, r in effect.terms
         }
         found = [self.values(how, Effect(((1, reading),))) for reading in readings]
-        return any(values is not None and np.mean(values) > wanted.above for values in found)
+        return any(
+            values is not None and wanted.wanted.holds(float(np.mean(values))) for values in found
+        )
 
-    def values(self, how: str, effect: Effect) -> np.ndarray | None:
+    def values(self, how: str, effect: Effect, stage: str = JUDGED) -> np.ndarray | None:
         """An effect, one value a seed: NaN where a run diverged, None where one is missing."""
-        total: Any = 0.0
-        for sign, reading in effect.terms:
-            run = self.chosen(how, reading.arm)
-            if run is None:
-                return None
-            total = total + sign * _read(run, reading)
-        return total
+        runs = [self.run_of(how, reading.arm, stage) for _, reading in effect.terms]
+        return _summed(effect, runs)
+
+    def values_at(self, effect: Effect, rate: float) -> np.ndarray | None:
+        """An effect in the pilot, all arms at one learning rate."""
+        runs = [self._places.get(Place(r.arm, rate, PILOT)) for _, r in effect.terms]
+        return _summed(effect, runs)
+
+    def values_moved(
+        self, how: str, effect: Effect, overrides: tuple[str, ...]
+    ) -> np.ndarray | None:
+        """An effect with the pilot's seeds, all arms under other options."""
+        if not self.is_piloted:
+            return None
+        places = [self._moved_place(how, r.arm, overrides) for _, r in effect.terms]
+        return _summed(effect, [self._places.get(place) for place in places])
 
 
-def _read(run: Run, reading: Reading | StudyReading) -> np.ndarray:
-    if isinstance(reading, StudyReading):
-        return _read_study(run, reading)
-    curves = None if run.diverged() else run.curves(reading.under)
-    if curves is None:
-        return np.full(run.config.num_seeds, math.nan)
-    measures = run.config.measures
-    curve = curves[measures.compared][reading.learner][reading.condition][reading.quantity]
-    rows = curve.get("by_seed", [curve["mean"]])  # of one seed the mean is all there is
-    return np.array(rows)[:, curves[measures.axis].index(reading.at)]
+def _summed(effect: Effect, runs: list[Run | None]) -> np.ndarray | None:
+    if any(run is None or not run.finished() for run in runs):
+        return None
+    found = [sign * read(run, r) for run, (sign, r) in zip(runs, effect.terms, strict=True)]
+    shared = min(map(len, found))  # the first seeds are the same
+    return np.sum([values[:shared] for values in found], axis=0)
 
 
-def _read_study(run: Run, reading: StudyReading) -> np.ndarray:
-    nothing = np.full(run.config.num_seeds, math.nan)
-    found: Any = None if run.diverged() else run.study(reading.under)
-    for key in reading.keys:
-        if isinstance(found, list):
-            found = {row["name"]: row for row in found}
-        if found is not None:
-            found = found[key]
-    if found is None:  # such as the correlation of what does not vary
-        return nothing
-    values = np.array(found["by_seed"])
-    return values if reading.at is None else values[:, reading.at]
+def read_registered(folder: Path) -> dict[str, Any]:
+    """Name of a claim -> what was written down of it."""
+    path = folder / REGISTERED
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _predictions(claims: dict[str, Claim]) -> dict[str, list[str]]:
-    return {name: [repr(judgement) for judgement in c.judgements] for name, c in claims.items()}
+def digest_of(claim: Claim) -> str:
+    """A hash of all that a claim predicts."""
+    return hashlib.sha256(repr((claim.sentence, claim.judgements)).encode()).hexdigest()[:16]
 
 
 def _ablations(arm: Arm) -> Iterable[str]:

@@ -8,38 +8,67 @@ difference is paired. Nothing here trains or reads a file.
 """
 
 import dataclasses
+import importlib
 import math
 
 HOW = ("published", "controlled")
+PAPERS = {
+    "wang2024": "Wang, Wu, Wei, Jegelka, Wang: A Theoretical Understanding of Self-Correction "
+    "through In-context Alignment (NeurIPS 2024, arXiv 2405.18634)",
+    "liu2025": "Liu, Mao, Cao, Xue, Zhang, Wang, Johnson: On the Convergence of Moral "
+    "Self-Correction in Large Language Models (IJCNLP-AACL 2025, arXiv 2510.07290)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """When the runs of a comparison have learned enough for it to show anything.
+    """When the runs of an effect have learned enough for it to show anything.
 
     Attributes:
-      quantity: of the trained learner, at the place that is compared.
+      quantity: of the trained learner, at the place that is read.
       condition: under which.
-      above: what its mean over the seeds must exceed in one of the runs.
+      wanted: where its mean over the seeds must lie in one of the runs.
       words: the same for the report.
     """
 
     quantity: str
     condition: str
-    above: float
+    wanted: "Range"
     words: str
 
 
 @dataclasses.dataclass(frozen=True)
+class Seeds:
+    """How many networks of every arm are trained.
+
+    Attributes:
+      judged: for primary judgements.
+      exploratory: for all others, and for what is drawn only.
+      pilot: for the choice of a learning rate and the power analysis; with 0 there is no pilot, and
+        every arm takes the scale's rate.
+      first, first_pilot: the first seed of those that are judged, and of the pilot's.
+    """
+
+    judged: int
+    exploratory: int
+    pilot: int
+    first: int = 100
+    first_pilot: int = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
     """The size at which all claims of a world are run; a world may add sizes of its own.
 
     Attributes:
       world: whose claims they are.
       base: overrides of every run of the campaign.
-      learning_rates: the grid over which every tuned arm is trained.
+      learning_rates: the grid over which every tuned arm is trained in the pilot.
       learning_rate: the one of the grid that untuned arms take, as the published study took one.
-      learned: when a comparison shows anything; None if always.
+      learned: when an effect shows anything; None if always.
+      seeds: how many of every arm.
+      most_extensions: how often the grid grows where an arm's best rate lies at its edge.
+      judges: whether runs of this size can say anything of a claim; if not, nothing is judged.
     """
 
     world: str
@@ -47,6 +76,9 @@ class Scale:
     learning_rates: tuple[float, ...]
     learning_rate: float
     learned: Learned | None
+    seeds: Seeds
+    most_extensions: int = 4
+    judges: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +115,23 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class StudyReading:
-    """One number a seed, out of what a study of the networks of an arm leaves.
+    """One number a seed, out of what a study of the networks of an arm leaves, or an attack.
 
     Args:
       arm: which run.
       keys: where it stands in the study's file: a name for each level, of lists the "name" of a
         row; there is its "by_seed".
-      at: the place in the list that each seed has there; None if it has a number.
-      under: overrides of the evaluation that asks for the study.
+      at: the place in the list that each seed has there, or in nested ones; None if it has a
+        number.
+      under: overrides of the evaluation that asks for the study, or options of the attack.
+      of_attack: whether it stands in what `icl_align.attack` leaves.
     """
 
     arm: Arm
     keys: tuple[str, ...]
-    at: int | None
+    at: int | tuple[int, ...] | None
     under: tuple[str, ...]
+    of_attack: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +153,20 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The open interval in which a predicted effect lies."""
+    """The open interval in which a predicted effect lies.
+
+    Attributes:
+      low, high: its ends.
+      resolution: how far from an end an effect has to be told from it; the smallest that counts.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    resolution: float = math.nan
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies inside."""
+        return self.low < value < self.high
 
     def __str__(self) -> str:
         if self.low == -math.inf:
@@ -131,19 +176,19 @@ class Range:
         return f"{self.low:g} to {self.high:g}"
 
 
-def above(low: float) -> Range:
-    """Larger than `low`."""
-    return Range(low=low)
+def above(low: float, resolution: float | None = None) -> Range:
+    """Larger than `low`, which is also the resolution if there is no other."""
+    return Range(low=low, resolution=abs(low) if resolution is None else resolution)
 
 
-def below(high: float) -> Range:
-    """Smaller than `high`."""
-    return Range(high=high)
+def below(high: float, resolution: float | None = None) -> Range:
+    """Smaller than `high`, which is also the resolution if there is no other."""
+    return Range(high=high, resolution=abs(high) if resolution is None else resolution)
 
 
 def within(size: float) -> Range:
     """No further than `size` from 0: an effect too small to count."""
-    return Range(-size, size)
+    return Range(-size, size, resolution=size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +202,14 @@ class Judgement:
       prediction: in words, as the claim's authors would have it.
       effect: what is read.
       predicted: where it must lie.
+      primary: whether it is the one judgement that stands for its claim.
     """
 
     how: str
     prediction: str
     effect: Effect
     predicted: Range
+    primary: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,20 +222,40 @@ class Claim:
       judgements: what is judged, and how; they name the arms.
       figure: label -> the effect that is drawn against the axis; none of studies, whose axes
         are others.
+      moved_by: name -> overrides of all arms of the primary judgement, under which its effect is
+        shown too.
+      paper: the one of PAPERS whose folder it lies in; `load_claim` knows.
     """
 
     sentence: str
     place: str
     judgements: tuple[Judgement, ...]
     figure: dict[str, Effect]
+    moved_by: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    paper: str = ""
 
     def __post_init__(self) -> None:
         for judgement in self.judgements:
             if judgement.how not in HOW:
                 raise ValueError(f"how={judgement.how}: must be one of {', '.join(HOW)}")
+        if sum(judgement.primary for judgement in self.judgements) != 1:
+            raise ValueError(f"{self.sentence}: one judgement is primary")
 
     def readings(self) -> list[tuple[str, Reading | StudyReading]]:
         """(how, reading) of everything that is judged or drawn."""
         judged = [(j.how, reading) for j in self.judgements for _, reading in j.effect.terms]
         drawn = [("controlled", r) for effect in self.figure.values() for _, r in effect.terms]
         return judged + drawn
+
+
+def load_claim(papers: dict[str, tuple[str, ...]], name: str, scale: Scale) -> Claim:
+    """A claim at a scale, from its file.
+
+    Args:
+      papers: folder in `experiments/claims` -> names of claims.
+      name: of the claim.
+      scale: the sizes.
+    """
+    [paper] = [paper for paper, names in papers.items() if name in names]
+    claim = importlib.import_module(f"experiments.claims.{paper}.{name}").claim(scale)
+    return dataclasses.replace(claim, paper=paper)

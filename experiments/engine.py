@@ -18,7 +18,8 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from experiments.campaign import Campaign, Job
+from experiments.campaign import Campaign
+from experiments.runs import Job
 from icl_align.running.compose import CONF
 from icl_align.running.shares import share_of_host
 

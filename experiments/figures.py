@@ -1,50 +1,89 @@
-"""The figure of a claim: its curves, and beside them every judged effect with its seeds."""
+"""Figures: of a claim its curves and every judged effect with its seeds; of all their verdicts."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.campaign import Campaign
-from experiments.claim import Claim, Judgement
-from experiments.judge import Finding, bootstrap_interval
+from experiments.claim import Claim, Range, Reading
+from experiments.judge import interval
+from experiments.verdicts import Judged
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 VERDICT_COLORS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777"}
 
 
-def claim_figure(campaign: Campaign, claim: Claim, findings: list[Finding]) -> Figure:
-    """Left, if there are any: the claim's effects against the axis, 95% bootstrap bands over seeds.
+def claim_figure(found: list[Judged]) -> Figure:
+    """Left, if there are any: the claim's effects against the axis, with 95% intervals over seeds.
     Right: what was judged, one point a seed, on the range where it was predicted.
+
+    Args:
+      found: the judgements of one claim.
     """
-    rows = len(claim.judgements)
-    figure = Figure(figsize=(10, max(3.4, 1.25 * rows)), layout="constrained")
+    rows, claim, campaign = len(found), found[0].claim, found[0].campaign
+    figure = Figure(figsize=(10, max(3.4, 1.35 * rows)), layout="constrained")
     grid = figure.add_gridspec(rows, 2, width_ratios=(1, 1.15))
     beside = slice(None)
     if claim.figure:
         _draw_curves(figure.add_subplot(grid[:, 0]), campaign, claim)
         beside = 1
-    for row, (judgement, finding) in enumerate(zip(claim.judgements, findings, strict=True)):
-        values = campaign.values(judgement.how, judgement.effect)
-        _draw_judgement(figure.add_subplot(grid[row, beside]), judgement, finding, values)
+    for row, one in enumerate(found):
+        _draw_judgement(figure.add_subplot(grid[row, beside]), one)
     return figure
+
+
+def verdicts_figure(found: list[Judged]) -> Figure:
+    """Every primary effect with its interval: how far inside its range it lies, in units of the
+    smallest effect that counts.
+    """
+    shown = [one for one in found if one.judgement.primary and one.finding.mean == one.finding.mean]
+    figure = Figure(figsize=(9, 1 + 0.3 * max(len(shown), 1)), layout="constrained")
+    axes = figure.subplots()
+    for row, one in enumerate(shown):
+        mean, low, high = (
+            _inside(one.judgement.predicted, value)
+            for value in (one.finding.mean, one.finding.low, one.finding.high)
+        )
+        color = VERDICT_COLORS[one.finding.verdict]
+        axes.plot([low, high], [row, row], lw=2.5, color=color, solid_capstyle="butt")
+        axes.plot(mean, row, "D", ms=4.5, color=color)
+    axes.axvline(0, color="0.4", lw=0.8)
+    axes.axvspan(0, 1e3, color="#56B4E9", alpha=0.15, lw=0)
+    axes.set_xscale("symlog", linthresh=3)
+    ends = [abs(end) for line in axes.lines for end in np.atleast_1d(line.get_xdata())]
+    axes.set_xlim(-1.3 * max([3.0, *ends]), 1.3 * max([3.0, *ends]))
+    axes.set_yticks(range(len(shown)), [one.name.replace("_", " ") for one in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("inside the predicted range by, in smallest effects that count")
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        axes.plot([], [], "D", ms=4.5, color=color, label=name)[0]
+        for name, color in VERDICT_COLORS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _inside(predicted: Range, value: float) -> float:
+    """How far inside the nearer end of a range a value lies, in resolutions; below 0 outside."""
+    distances = []
+    if predicted.low > -np.inf:
+        distances.append(value - predicted.low)
+    if predicted.high < np.inf:
+        distances.append(predicted.high - value)
+    return min(distances) / predicted.resolution
 
 
 def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
     measures = campaign.base.measures
     quantity = measures.quantities[next(iter(claim.figure.values())).terms[0][1].quantity]
     places = [at for at in campaign.axis() if at >= measures.drawn_from]
-    untuned = {
-        label: not any(reading.arm.tuned for _, reading in effect.terms)
-        for label, effect in claim.figure.items()
-    }
-    mixed = len(set(untuned.values())) > 1  # then curves of the two kinds do not compare
     for color, (label, effect) in zip(COLORS, claim.figure.items(), strict=False):
         found = [campaign.values("controlled", effect.moved_to(at)) for at in places]
         if not found or any(values is None or not np.all(np.isfinite(values)) for values in found):
             continue
-        bands = np.array([bootstrap_interval(values) for values in found])
-        label += "*" if mixed and untuned[label] else ""
+        bands = np.array([interval(values) for values in found])
         axes.plot(places, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
         axes.fill_between(places, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
     axes.set_xlabel(measures.axis_label)
@@ -57,18 +96,20 @@ def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        title = "* learning rate not tuned" if mixed else None
-        axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
+        axes.legend(fontsize=8, frameon=False)
 
 
-def _draw_judgement(
-    axes: Axes, judgement: Judgement, finding: Finding, values: np.ndarray | None
-) -> None:
+def _draw_judgement(axes: Axes, one: Judged) -> None:
+    judgement, finding, values = one.judgement, one.finding, one.values
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     color = VERDICT_COLORS[finding.verdict]
     axes.set_title(
-        f"{judgement.how}: {judgement.prediction}\n", fontsize=8, loc="left", color="black", pad=-6
+        f"{'primary, ' if judgement.primary else ''}{judgement.how}: {judgement.prediction}\n",
+        fontsize=8,
+        loc="left",
+        color="black",
+        pad=-6,
     )
     axes.text(1, 1.04, finding.verdict, transform=axes.transAxes, ha="right", fontsize=8,
               color=color, weight="bold")  # fmt: skip
@@ -93,3 +134,17 @@ def _draw_judgement(
     axes.set_xlim(*limits)
     axes.set_ylim(0, 1)
     axes.tick_params(labelsize=8)
+    axes.set_xlabel(_label(one), fontsize=8)
+
+
+def _label(one: Judged) -> str:
+    """What the numbers of a judgement are."""
+    quantities = one.campaign.base.measures.quantities
+    names = {
+        quantities[r.quantity].label
+        if isinstance(r, Reading)
+        else " ".join(r.keys).replace("_", " ")
+        for _, r in one.judgement.effect.terms
+    }
+    several = len(one.judgement.effect.terms) > 1
+    return ("difference of " if several else "") + "; ".join(sorted(names))

@@ -5,6 +5,7 @@ process that starts this one.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import itertools
 import json
@@ -20,9 +21,12 @@ import jax
 import numpy as np
 
 import icl_align
-from experiments.campaign import Run
+from experiments.runs import NOT_LEARNED, Run
+from icl_align.attack import attack
 from icl_align.config import leaves, setting
+from icl_align.dialogue.attacks.options import AttackConfig
 from icl_align.running.checkpoints import Checkpoints, newest_state
+from icl_align.running.compose import read_options
 from icl_align.running.devices import learners_folder, set_up_command
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.evaluation import (
@@ -53,6 +57,7 @@ def read_runs(file: Path) -> list[Run]:
             folder=Path(entry["folder"]),
             tags=set(entry["tags"]),
             evaluations={tuple(overrides) for overrides in entry["evaluations"]},
+            attacks={tuple(options) for options in entry["attacks"]},
         )
         for entry in json.loads(file.read_text())
     ]
@@ -129,6 +134,22 @@ def _evaluate_alike(runs: list[Run], under: tuple[str, ...], terminal: Terminal)
                 leave_study(config, run.evaluation_folder(under), study)
 
 
+def attack_run(run: Run, options: tuple[str, ...], terminal: Terminal) -> None:
+    """Attacks a trained run, where that is missing; of networks that have not learned that is all
+    there is to say.
+    """
+    if not run.is_evaluated(()) or run.attack(options) is not None:
+        return
+    folder = run.attack_folder(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = read_options(AttackConfig, [*options])
+    try:
+        attack(dataclasses.replace(asked, run_dir=str(run.folder), folder=str(folder)))
+    except RunError as error:
+        terminal.warn(str(error))
+        (folder / NOT_LEARNED).write_text(f"{error}\n")
+
+
 def _stop_if_received(signals: StopSignals) -> None:
     if signals.received is not None:
         signals.stop("during an evaluation", f"to go on: {SAME_COMMAND}")
@@ -194,6 +215,9 @@ def run(file: Path, began: float) -> None:
                 asked = [run for run in wanting if not run.is_evaluated(under)]
                 if asked:
                     evaluate(asked, under, terminal)
+            for run in whole:
+                for options in sorted(run.attacks):
+                    attack_run(run, options, terminal)
             for failure in failures:
                 terminal.warn(str(failure))
     finally:

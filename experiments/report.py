@@ -1,227 +1,239 @@
 """The report: one text in Markdown, the same as a page, the findings as JSON, a figure a claim."""
 
-import base64
 import json
-import math
-import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from flax import nnx
-from markdown_it import MarkdownIt
 
-from experiments.campaign import Campaign, Run
-from experiments.claim import Claim, Learned
-from experiments.figures import claim_figure
-from experiments.judge import LEAST_SEEDS, Finding, Measured, judge
+from experiments.campaign import JUDGED, Campaign, digest_of, read_registered
+from experiments.claim import PAPERS, Arm, Claim
+from experiments.figures import claim_figure, verdicts_figure
+from experiments.judge import LEAST_SEEDS, interval
+from experiments.page import page_of
+from experiments.power import WANTED
+from experiments.runs import Run
+from experiments.verdicts import Families, Judged, judged, verdict_rows
 from icl_align.config import Config, WandbConfig, differences, setting
-from icl_align.running.files import write_json
+from icl_align.running.files import save_figure, write_json
 from icl_align.running.tracking import log_verdicts
 from icl_align.running.training import build_network
 from icl_align.transformer import num_parameters
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1b; background: #fff; }
-table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: block;
-  overflow-x: auto; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left;
-  vertical-align: top; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; }
-code { font-size: 0.85em; background: #f4f4f4; padding: 0 0.2em; }
-.supported { color: #00704f; } .contradicted { color: #b34700; } .undecided { color: #666; }
-"""
-
-
-def findings_of(campaign: Campaign, registered: int) -> dict[str, list[Finding]]:
-    """What the judge says of every judgement, by claim.
-
-    Args:
-      campaign: the runs.
-      registered: number of judgements that the correction is for, of all claims there are.
-    """
-    judgements = [(name, j) for name, claim in campaign.claims.items() for j in claim.judgements]
-    effects = [
-        Measured(campaign.values(j.how, j.effect), j.predicted, campaign.learned(j.how, j.effect))
-        for _, j in judgements
-    ]
-    found: dict[str, list[Finding]] = {name: [] for name in campaign.claims}
-    for (name, _), finding in zip(judgements, judge(effects, registered), strict=True):
-        found[name].append(finding)
-    return found
+SAID = {"supported": "What holds", "contradicted": "What does not", "undecided": "What is open"}
 
 
 def write_report(
-    campaign: Campaign,
+    campaigns: dict[str, Campaign],
+    families: Families,
     wandb: WandbConfig,
     command: str,
-    every: dict[str, Claim],
     figure_format: str = "png",
 ) -> Path:
-    """Writes FOLDER/report/: index.html, report.md, verdicts.json and a figure a claim.
+    """Writes FOLDER/report/: index.html, report.md, verdicts.json, a figure of all verdicts and one
+    a claim. What an earlier report has left there goes.
 
     Args:
-      campaign: what was run.
+      campaigns: world -> what was run, all in one folder.
+      families: of all judgements there are; p is corrected for them.
       wandb: where the verdicts are logged too.
       command: that gives this report.
-      every: all claims there are, for whose judgements p is corrected.
       figure_format: of figures beside those of the page.
 
     Returns:
       The page.
     """
-    folder = campaign.folder / "report"
+    top = next(iter(campaigns.values())).folder
+    folder, found = top / "report", judged(campaigns, families)
     folder.mkdir(parents=True, exist_ok=True)
-    registered = sum(len(claim.judgements) for claim in every.values())
-    findings = findings_of(campaign, registered)
-    for name, claim in campaign.claims.items():
-        figure = claim_figure(campaign, claim, findings[name])
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    figures = {"verdicts": verdicts_figure(found)}
+    for name in dict.fromkeys(one.name for one in found):
+        figures[name] = claim_figure([one for one in found if one.name == name])
+    for name, figure in figures.items():
         for ending in {"png", figure_format}:
-            figure.savefig(folder / f"{name}.{ending}", dpi=130)
-    text = report_text(campaign, findings, command, every)
-    rows = verdict_rows(campaign, findings)
+            save_figure(figure, folder / f"{name}.{ending}")
+    text, rows = report_text(campaigns, found, families, command), verdict_rows(found, families)
     (folder / "report.md").write_text(text)
     (folder / "index.html").write_text(page_of(text, folder))
     write_json(folder / "verdicts.json", rows)
-    log_verdicts(campaign.folder, wandb, campaign.folder.name, rows)
+    log_verdicts(top, wandb, top.name, rows)
     return folder / "index.html"
 
 
-def verdict_rows(campaign: Campaign, findings: dict[str, list[Finding]]) -> list[dict[str, Any]]:
-    """One plain dictionary for each judgement."""
-    return [
-        {
-            "claim": name,
-            "judgement": f"{judgement.how}: {judgement.prediction}",
-            "predicted": str(judgement.predicted),
-            "effect": _number(finding.mean),
-            "low": _number(finding.low),
-            "high": _number(finding.high),
-            "p_value": finding.p_value,
-            "corrected": finding.corrected,
-            "verdict": finding.verdict,
-            "reason": finding.reason,
-        }
-        for name, claim in campaign.claims.items()
-        for judgement, finding in zip(claim.judgements, findings[name], strict=True)
-    ]
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value
-
-
-# ----------------------------------------------------------------------------------------- the text
-
-
 def report_text(
-    campaign: Campaign,
-    findings: dict[str, list[Finding]],
-    command: str,
-    every: dict[str, Claim],
+    campaigns: dict[str, Campaign], found: list[Judged], families: Families, command: str
 ) -> str:
     """The whole report in Markdown."""
-    registered = sum(len(claim.judgements) for claim in every.values())
-    changed = campaign.changed_since_registered(every)
-    all_findings = [finding for found in findings.values() for finding in found]
-    counts = Counter(finding.verdict for finding in all_findings)
-    verdicts = ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided")
-    )
+    primary = [one for one in found if one.judgement.primary]
+    counts = Counter(one.finding.verdict for one in primary)
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SAID)
     parts = [
         "# What the claims came to",
-        f"{len(all_findings)} judgements of {len(findings)} claims: {verdicts}. "
-        f"Made by `{command}`.",
-        verdict_table(campaign, findings),
-        "Effects are means over the seeds with 95% bootstrap intervals; p is corrected for all "
-        f"{registered} registered judgements. [How it is judged](#how-it-is-judged) says more. In "
-        "the figures a circle is a seed, the bar the mean with its interval, and blue the range "
-        "where it was predicted; bands are 95% bootstrap intervals too.",
+        f"{len(primary)} claims, each with one primary judgement: {verdicts}. Made by `{command}`.",
     ]
-    for name, claim in campaign.claims.items():
-        parts += claim_section(campaign, name, claim, findings[name])
-    parts += [
-        "## How it is judged",
-        _rule(registered, changed, campaign.scale.learned),
-        "## What was run",
-    ]
-    parts += _account(campaign)
+    small = {c.scale.world for c in campaigns.values() if not c.scale.judges}
+    if small:
+        parts.append(
+            "**This scale judges nothing.** Its runs show that everything runs; they are too small "
+            "and too short to learn, and what such networks do says nothing of a claim."
+        )
+    parts.append(
+        "![every primary effect with its interval, in units of the smallest effect that counts]"
+        "(verdicts.png)"
+    )
+    for paper, title in PAPERS.items():
+        of_paper = [one for one in found if one.claim.paper == paper]
+        if of_paper:
+            parts += _paper(title, of_paper)
+    parts += ["# Every claim"]
+    for name in dict.fromkeys(one.name for one in found):
+        parts += claim_section([one for one in found if one.name == name], families)
+    parts += ["# How it is judged", _rule(found, families), "# What was run"]
+    for campaign in campaigns.values():
+        parts += _account(campaign)
     return "\n\n".join(parts) + "\n"
 
 
-def verdict_table(campaign: Campaign, findings: dict[str, list[Finding]]) -> str:
+def _paper(title: str, found: list[Judged]) -> list[str]:
+    parts = [f"# {title}"]
+    for verdict, words in SAID.items():
+        named = [
+            f"- {one.claim.sentence} [{one.name}](#{_anchor(one.name)}): {effect_cell(one)}, "
+            f"predicted {one.judgement.predicted}"
+            for one in found
+            if one.judgement.primary and one.finding.verdict == verdict
+        ]
+        parts += [f"**{words}**", "\n".join(named)] if named else []
+    return [*parts, verdict_table(found)]
+
+
+def verdict_table(found: list[Judged]) -> str:
     """The verdicts, a line for each judgement."""
     lines = [
         "| claim | judged | prediction | effect | predicted | p | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, claim in campaign.claims.items():
-        for judgement, finding in zip(claim.judgements, findings[name], strict=True):
-            cells = [
-                f"[{name}](#{name.replace('_', '-')})",
-                judgement.how,
-                judgement.prediction,
-                effect_cell(finding),
-                str(judgement.predicted),
-                "" if math.isnan(finding.mean) else f"{finding.corrected:.2g}",
-                f"**{finding.verdict}**",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+    for one in found:
+        judgement, finding = one.judgement, one.finding
+        cells = [
+            f"[{one.name}](#{_anchor(one.name)})",
+            ("**primary**, " if judgement.primary else "") + judgement.how,
+            judgement.prediction,
+            effect_cell(one),
+            str(judgement.predicted),
+            "" if np.isnan(finding.mean) else f"{finding.corrected:.2g}",
+            f"**{finding.verdict}**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def effect_cell(finding: Finding) -> str:
+def _anchor(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def effect_cell(one: Judged) -> str:
     """Mean and interval."""
-    if math.isnan(finding.mean):
-        return "none"
-    return f"{finding.mean:z.3f} [{finding.low:z.3f}, {finding.high:z.3f}]"
+    return _cell(one.finding.mean, one.finding.low, one.finding.high)
 
 
-def claim_section(
-    campaign: Campaign, name: str, claim: Claim, findings: list[Finding]
-) -> list[str]:
-    """A claim's section: sentence, reasons, figure, runs."""
+def _cell(mean: float, low: float, high: float) -> str:
+    return "none" if np.isnan(mean) else f"{mean:z.3f} [{low:z.3f}, {high:z.3f}]"
+
+
+def claim_section(found: list[Judged], families: Families) -> list[str]:
+    """A claim's section: sentence, registration, reasons, figure, what moves it, runs."""
+    name, claim, campaign = found[0].name, found[0].claim, found[0].campaign
     reasons = [
-        f"- **{finding.verdict}**, {judgement.how}: {judgement.prediction}. "
-        f"Effect {effect_cell(finding)}, predicted {judgement.predicted}: {finding.reason}."
-        for judgement, finding in zip(claim.judgements, findings, strict=True)
+        f"- **{one.finding.verdict}**, {'primary, ' if one.judgement.primary else ''}"
+        f"{one.judgement.how}: {one.judgement.prediction}. Effect {effect_cell(one)}, predicted "
+        f"{one.judgement.predicted}: {one.finding.reason}. {_power_said(one, families)}"
+        for one in found
     ]
     return [
         f"## {name.replace('_', ' ')}",
         f"{claim.sentence} ({claim.place})",
+        _registration(campaign, name, claim),
         "\n".join(reasons),
         f"![{name}: curves, and each judged effect with its seeds]({name}.png)",
+        *_moved(found),
         _arms_table(campaign, claim),
     ]
 
 
+def _registration(campaign: Campaign, name: str, claim: Claim) -> str:
+    about = read_registered(campaign.folder).get(name)
+    if about is None:
+        return "Not registered yet: its pilot is not finished."
+    changed = "; **changed since**" if about["hash"] != digest_of(claim) else ""
+    return f"Registered {about['written']}, hash `{about['hash']}`{changed}."
+
+
+def _power_said(one: Judged, families: Families) -> str:
+    about = one.campaign.power_of(one.judgement, families)
+    if about["power"] is None:
+        return "No pilot, so no power is known."
+    needed = about["needed_seeds"] or "more than 200"
+    return (
+        f"{about['seeds']} seeds; by the pilot's spread of {about['spread']:.3g} the power to "
+        f"tell {about['resolution']:g} is {about['power']:.2f}; {needed} seeds give {WANTED:g}."
+    )
+
+
+def _moved(found: list[Judged]) -> list[str]:
+    """How the primary effect moves with the recipe of training, with the pilot's seeds."""
+    [one] = [one for one in found if one.judgement.primary]
+    effect, how, campaign = one.judgement.effect, one.judgement.how, one.campaign
+    if not one.claim.moved_by or not campaign.scale.seeds.pilot:
+        return []
+    rows = {"the pilot, at the chosen rates": campaign.values(how, effect, "pilot")}
+    if all(reading.arm.tuned for _, reading in effect.terms):
+        rows |= {f"all at {rate:g}": campaign.values_at(effect, rate) for rate in campaign.grid}
+    for name, overrides in one.claim.moved_by:
+        rows[name] = campaign.values_moved(how, effect, overrides)
+    lines = ["| trained with | effect |", "| --- | --- |"]
+    for name, values in rows.items():
+        usable = values is not None and np.all(np.isfinite(values))
+        cell = _cell(float(np.mean(values)), *interval(values)) if usable else "missing or diverged"
+        lines.append(f"| {name} | {cell} |")
+    seeds = campaign.scale.seeds.pilot
+    return [f"How the primary effect moves with the recipe ({seeds} seeds each):", "\n".join(lines)]
+
+
 def _arms_table(campaign: Campaign, claim: Claim) -> str:
     lines = [
-        "| run | judged | learning rate | training loss | parameters | folder |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| run | judged | learning rate | loss in the pilot | seeds | parameters | folder |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    seen = dict.fromkeys((how, reading.arm) for how, reading in claim.readings())
-    for how, arm in seen:
-        run = campaign.chosen(how, arm)
+    for how, arm in dict.fromkeys((how, reading.arm) for how, reading in claim.readings()):
         label = " ".join(f"`{text}`" for text in arm.overrides) or "base"
+        run = campaign.run_of(how, arm, JUDGED)
         if run is None:
-            lines.append(f"| {label} | {how} | missing | | | |")
+            lines.append(f"| {label} | {how} | missing | | | | |")
             continue
-        losses = campaign.training_losses(how, arm)
-        rate, others = run.config.train.learning_rate, ""
-        if len(losses) > 1:
-            edge = ", at the edge" if rate in (min(losses), max(losses)) else ""
-            others = "; ".join(f"{r:g}: {loss:.3f}" for r, loss in losses.items() if r != rate)
-            others = f"{edge} ({others})"
-        loss = "diverged" if run.diverged() else f"{losses[rate]:.3f}{others}"
-        tuned = f"{rate:g}" if len(losses) > 1 else f"{rate:g}, not tuned"
-        parameters = f"{parameters_of(run.config):,}"
-        cells = [label, how, tuned, loss, parameters, f"`{_digest(run)}`"]
+        cells = [label, how, *_tuning(campaign, how, arm), str(run.config.num_seeds)]
+        cells += [
+            f"{parameters_of(run.config):,}",
+            f"[`{_digest(run)}`](../runs/{run.folder.name})",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _tuning(campaign: Campaign, how: str, arm: Arm) -> tuple[str, str]:
+    """The rate of an arm, and the losses that it was chosen by."""
+    rate = campaign.chosen_rate(how, arm)
+    if not campaign.scale.seeds.pilot:
+        return f"{rate:g}, no pilot", ""
+    losses = campaign.training_losses(how, arm)
+    if len(losses) == 1:
+        return f"{rate:g}, not tuned", f"{losses[rate]:.3f}"
+    edge = ", at the edge" if rate in (min(losses), max(losses)) else ""
+    return f"{rate:g}{edge}", "; ".join(f"{r:g}: {loss:.3f}" for r, loss in losses.items())
 
 
 def parameters_of(config: Config) -> int:
@@ -229,29 +241,41 @@ def parameters_of(config: Config) -> int:
     return num_parameters(nnx.eval_shape(lambda: build_network(config, 0)))
 
 
-def _not_learned(learned: Learned | None) -> str:
-    return f", or a comparison of runs none of which has learned {learned.words}" if learned else ""
-
-
-def _rule(registered: int, changed: list[str], learned: Learned | None) -> str:
-    when = "All of this was written down (registered.json) before the first run"
+def _rule(found: list[Judged], families: Families) -> str:
+    changed = {
+        one.name
+        for one in found
+        if (about := read_registered(one.campaign.folder).get(one.name))
+        and about["hash"] != digest_of(one.claim)
+    }
+    when = "All of this was written down (registered.json) before the first run that is judged"
     if changed:
-        when += f", and changed since for {', '.join(changed)}"
+        when += f", and changed since for {', '.join(sorted(changed))}"
+    learned = {c.scale.learned.words for c in _campaigns(found) if c.scale.learned}
     return (
         "Each judgement predicts the range of one effect, a sum of readings of trained runs, with "
         "one value a seed; all runs share the seeds, so differences are paired, and every seed is "
         "evaluated on contexts of its own, so that its values are replicates. *Published* takes "
         "the paper's quantity, every run at one learning rate, and its confounded variants; "
         "*controlled* changes one thing and takes each run's learning rate of lowest training "
-        "loss over the same grid, for all runs of a comparison or, where the tables below say so, "
-        "for none. One-sided t-tests ask whether the mean is inside or outside the "
-        f"range; their p is corrected for all {registered} judgements after Holm. *Supported*: "
-        "inside, corrected p < 0.05, and the 95% bootstrap interval inside as well. "
+        "loss in the pilot, over the same grid and with other seeds, for all runs of a "
+        "comparison or for none. One-sided tests ask whether the mean is inside or outside the "
+        "range; the p of a test is the larger of Student's and of the studentized bootstrap's, "
+        f"which stands skewed values. It is corrected after Holm, for {families[True].tests} "
+        f"primary judgements at a level of {families[True].level:g} and for "
+        f"{families[False].tests} exploratory ones at "
+        f"{families[False].level:g}: of Gaussian values any wrong verdict has a probability of "
+        "0.05 at most. "
+        "*Supported*: inside, and the 95% interval (studentized bootstrap) inside as well. "
         f"*Contradicted*: the same, outside. *Undecided*: anything else, fewer than {LEAST_SEEDS} "
-        f"seeds{_not_learned(learned)}. The bootstrap interval of 5 seeds is too narrow by "
-        "itself (it covers a Gaussian mean in about 83 of 100 samples). "
-        f"{when}; `experiments/alignment.py` says where the smallest effects that count come from."
+        f"seeds, or an effect of runs none of which has learned {' or '.join(sorted(learned))}. "
+        f"{when}. `python -m experiments simulate` measures the judge, `check` computes all of "
+        "this anew."
     )
+
+
+def _campaigns(found: list[Judged]) -> list[Campaign]:
+    return list({id(one.campaign): one.campaign for one in found}.values())
 
 
 def _account(campaign: Campaign) -> list[str]:
@@ -261,14 +285,17 @@ def _account(campaign: Campaign) -> list[str]:
         for run in runs
         if (run.folder / "machine.json").exists()
     ]
-    config = runs[0].config
-    base = campaign.base
+    base, seeds = campaign.base, campaign.scale.seeds
     changed = [setting(key, new) for key, (_, new) in differences(type(base)(), base).items()]
-    seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
+    networks = sum(run.config.num_seeds for run in runs)
     lines = [
-        f"{len(runs)} configurations, {seeds} each; base: "
+        f"**world={campaign.scale.world}**: {len(runs)} runs of {networks} networks; base: "
         + (", ".join(f"`{text}`" for text in changed) or "the defaults")
-        + f". Each seed is evaluated on {config.evaluation.num_contexts} contexts of its own."
+        + f". Judged are the seeds from {seeds.first} on, {seeds.judged} for primary judgements "
+        f"and {seeds.exploratory} for others; the pilot has {seeds.pilot} from "
+        f"{seeds.first_pilot} on, and a grid of "
+        + f"{', '.join(f'{rate:g}' for rate in campaign.grid)}. "
+        f"Each seed is evaluated on {base.evaluation.num_contexts} contexts of its own."
     ]
     if accounts:
         seconds = sum(account["seconds"] for account in accounts)
@@ -280,9 +307,14 @@ def _account(campaign: Campaign) -> list[str]:
             f"Machine: {'; '.join(sorted({account['device'] for account in accounts}))}. "
             f"{seconds / 60:.0f} minutes of jobs in all. {', '.join(sorted(versions))}."
         )
-    rows = ["| folder | configuration beside the base | seconds |", "| --- | --- | --- |"]
+    rows = [
+        "| folder | configuration beside the base | seeds | seconds |",
+        "| --- | --- | --- | --- |",
+    ]
     for run in runs:
-        rows.append(f"| `{_digest(run)}` | {_options(base, run)} | {_seconds(run)} |")
+        link = f"[`{_digest(run)}`](../runs/{run.folder.name})"
+        seeds_of = f"{run.config.seed} to {run.config.seed + run.config.num_seeds - 1}"
+        rows.append(f"| {link} | {_options(base, run)} | {seeds_of} | {_seconds(run)} |")
     return [*lines, "\n".join(rows)]
 
 
@@ -291,9 +323,10 @@ def _digest(run: Run) -> str:
 
 
 def _options(base: Config, run: Run) -> str:
+    left_out = ("wandb.", "seed", "num_seeds", "evaluation.")
     changed = differences(base, run.config).items()
-    shown = [setting(key, new) for key, (_, new) in changed if not key.startswith("wandb.")]
-    return ", ".join(f"`{text}`" for text in shown if not text.startswith("evaluation.")) or "none"
+    shown = [setting(key, new) for key, (_, new) in changed if not key.startswith(left_out)]
+    return ", ".join(f"`{text}`" for text in shown) or "none"
 
 
 def _seconds(run: Run) -> str:
@@ -301,31 +334,3 @@ def _seconds(run: Run) -> str:
     if not path.exists():
         return ""
     return f"{json.loads(path.read_text())['seconds']:.0f}"
-
-
-# ----------------------------------------------------------------------------------------- the page
-
-
-def page_of(text: str, folder: Path) -> str:
-    """The report's text as a page that holds its figures and needs no network."""
-    body = MarkdownIt("commonmark").enable("table").render(text)
-    body = re.sub(
-        r"<h2>([\w ]+)</h2>",
-        lambda m: f'<h2 id="{m[1].lower().replace(" ", "-")}">{m[1]}</h2>',
-        body,
-    )
-    body = re.sub(
-        r"<strong>(supported|contradicted|undecided)</strong>",
-        r'<strong class="\1">\1</strong>',
-        body,
-    )
-    body = re.sub(r'src="([\w.]+)"', lambda m: f'src="{_embedded(folder / m[1])}"', body)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n<title>icl_align: claims</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-    )
-
-
-def _embedded(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -28,6 +28,8 @@ from icl_align.running.compose import check_figure, check_writable
 from icl_align.running.errors import one_line_errors
 
 PATHS = ("run_dir", "output_dir", "figure")
+# Change nothing that is compared, or are seen in it.
+UNTOLD = ("train.checkpoint_every", "train.keep_checkpoints", "evaluation.own_rounds")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,6 +120,7 @@ def examine(
     leave_study(config, folder, found)
     if figure is not None:
         save_figure(world_of(config).study_figure(config, found), figure)
+        terminal.say(f"drawn in {figure}")
     for table in tables(found):
         terminal.table(*table)
     terminal.say(f"written to {folder}")
@@ -161,7 +164,7 @@ def compare(folders: list[Path], figure: Path | None = None) -> None:
         where = " ".join(map(str, folders))
         raise ConfigError("RUN", where, "holds no run that was examined; first run_dir=DIR")
     runs = [Compared(folder, config, "", None) for folder, config, _ in held]
-    keys, found = differing_options(runs), {}
+    keys, found = [key for key in differing_options(runs) if key not in UNTOLD], {}
     for run, (folder, _, content) in zip(runs, held, strict=True):
         name = not_default(run, keys) or ("default" if keys else folder.name)
         found[name if name not in found else str(folder)] = content

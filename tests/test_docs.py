@@ -92,13 +92,13 @@ def check_module(module, arguments):
 
         read_options(BenchmarkOptions, options)
     elif module == "experiments":
-        from experiments.__main__ import campaign_options, check_names
-        from experiments.studies import study_of
+        from experiments.__main__ import COMMANDS, CampaignOptions, check_names, load_all
 
-        world = world_named(arguments)
-        read_options(campaign_options(world), [o for o in options if not o.startswith("hydra")])
+        own = [option for option in options if not option.startswith("hydra")]
+        every = load_all(read_options(CampaignOptions, own).scales())
         names = [text for text in arguments if "=" not in text and text != "-m"]
-        check_names(names, study_of(world).CLAIMS)
+        if not {*names} <= {*COMMANDS}:
+            check_names(names, tuple(name for of_world in every.values() for name in of_world))
     else:
         assert module == "venv", f"nothing checks {module}"
 

@@ -245,7 +245,8 @@ class Options(Config):
                 raise ConfigError(key, value, "needs task.dim of 2 at least")
         if rounds and given + rounds > attempts:
             most = f"task.num_responses={attempts} with own_rounds.given_attempts={given}"
-            raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}")
+            room = f"; at most {attempts - given}" if given < attempts else ""
+            raise ConfigError("evaluation.own_rounds", rounds, f"goes beyond {most}{room}")
         last = (trained or self).last_attempts
         if rounds and self.model.positions and given + rounds > last:
             most = f"{last} attempts, as far as learned positions are trained (loss.max_attempts)"
@@ -255,7 +256,7 @@ class Options(Config):
             raise ConfigError("train.own_rounds_share", share, reason)
         if share and not self.loss.min_attempts <= given < self.last_attempts:
             within = f"[{self.loss.min_attempts}, {self.last_attempts - 1}]"
-            reason = f"must be in {within} with train.own_rounds_share: what is trained on"
+            reason = f"must be in {within}, where train.own_rounds_share trains predictions"
             raise ConfigError("own_rounds.given_attempts", given, reason)
         if self.train.own_rounds_gradient and not trained and not share:
             reason = "needs train.own_rounds_share above 0"
@@ -272,8 +273,11 @@ class Options(Config):
             if self.evaluation.own_rounds_first:
                 reason = "reads in the order of the rounds; needs evaluation.own_rounds_first=false"
                 raise ConfigError("own_rounds.critic", LEARNED, reason)
-            if rounds and not self.loss.critic_weight:
-                raise ConfigError("own_rounds.critic", LEARNED, "needs loss.critic_weight above 0")
+            if not self.loss.critic_weight:
+                reason = "needs loss.critic_weight above 0"
+                if trained:
+                    reason = "this run was trained without one; needs loss.critic_weight above 0"
+                raise ConfigError("own_rounds.critic", LEARNED, reason)
 
     def _check_loss(self) -> None:
         loss, attempts = self.loss, self.task.num_responses

@@ -167,14 +167,11 @@ class DialogueWorld:
         keys: Key[Array, "s b"],
         progress: Callable[[float], None],
     ) -> dict[str, Any]:
-        """The concept inside: probes, steering, the tests of the paper.
-
-        Seeds that have dialogues of their own are examined on those of the first.
-        """
+        """The concept inside: probes, steering, the tests of the paper."""
         # Scikit-learn would hold up the first step.
         from icl_align.dialogue.concept.study import study
 
-        return study(config, network, params, keys[0], progress)
+        return study(config, network, params, keys, progress)
 
     def study_figure(self, config: Options, found: dict[str, Any]) -> Any:
         """Probes, shifts, steering, offsets, predictions and laws."""

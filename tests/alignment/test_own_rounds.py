@@ -616,7 +616,7 @@ def test_a_critic_learns_to_rank_given_attempts():
             ["train.own_rounds_share=1", "own_rounds.given_attempts=6"],
             "own_rounds.given_attempts=6: must be in",
         ),
-        (["evaluation.own_rounds=2", "own_rounds.critic=learned"], "needs loss.critic_weight"),
+        (["own_rounds.critic=learned"], "needs loss.critic_weight above 0"),
         (["train.own_rounds_share=1", "own_rounds.critic=learned"], "cannot reward what it is"),
         (
             ["train.own_rounds_share=1", "model.causal=false", "model.sees_future=true"],

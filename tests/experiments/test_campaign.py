@@ -2,6 +2,7 @@ import dataclasses
 import json
 import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,18 +19,26 @@ from experiments.alignment import (
     refinement_error,
     regret,
 )
-from experiments.campaign import Campaign, Run, identity
-from experiments.claim import Arm, Claim, Effect, Judgement, StudyReading, above
+from experiments.campaign import PILOT, Campaign, Place, families, read_registered
+from experiments.claim import Arm, Claim, Effect, Judgement, Seeds, StudyReading, above
+from experiments.dialogue import success
 from experiments.engine import run_job
-from experiments.report import page_of, write_report
+from experiments.page import page_of
+from experiments.report import write_report
+from experiments.runs import Run, identity, read
+from experiments.verdicts import differences_from
+from icl_align.attack import ASKED
 from icl_align.config import WandbConfig
 from icl_align.running.checkpoints import newest_state
+from icl_align.running.compose import compose_config
 from icl_align.running.errors import RunError
 from icl_align.running.evaluation import by_configuration, compute_curves, compute_curves_together
+from icl_align.running.files import write_json
 from icl_align.running.loop import Start
 from icl_align.running.measuring import Measuring
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.run import run, run_together
+from icl_align.running.terminal import Terminal
 from icl_align.running.training import init_state, members_of
 from runs import finish, saved_steps, start, tiny, training_rows, wait_for
 
@@ -48,6 +57,8 @@ TINY = AlignmentScale(
         "train.log_every=1",
     ),
     learning_rates=(1e-3, 2e-3),
+    seeds=Seeds(judged=3, exploratory=2, pilot=2, first=7, first_pilot=3),
+    most_extensions=0,
     learning_rate=2e-3,
     depths=(1, 2, 3),
     heads=(1, 2, 4),
@@ -62,15 +73,16 @@ AT = {"attempts": 4}
 
 def claim(*effects):
     judgements = tuple(
-        Judgement("controlled", f"effect {n}", effect, above(0.0))
+        Judgement("controlled", f"effect {n}", effect, above(0.0, 0.1), primary=n == 0)
         for n, effect in enumerate(effects)
     )
-    return Claim("A claim.", "ours", judgements, {"full": regret(FULL), "one": regret(ONE)})
+    figure = {"full": regret(FULL), "one": regret(ONE)}
+    return Claim("A claim.", "ours", judgements, figure, paper="wang2024")
 
 
-def campaign(folder, *effects, scale=TINY, num_seeds=2, **claims):
+def campaign(folder, *effects, scale=TINY, **claims):
     effects = effects or (regret(ONE, **AT) - regret(FULL, **AT),)
-    return Campaign(claims or {"heads": claim(*effects)}, scale, folder, 7, num_seeds, OFF)
+    return Campaign(claims or {"heads": claim(*effects)}, scale, folder, OFF)
 
 
 def run_all(found):
@@ -80,6 +92,19 @@ def run_all(found):
         job_module.run(job.file, time.time())
 
 
+def run_stages(of):
+    """The pilot, then what is judged; `of` makes the campaign anew."""
+    run_all(of())
+    found = of()
+    assert found.is_piloted
+    found.register(families([claim for claim in found.claims.values()]))
+    run_all(found)
+    return of()
+
+
+NO_PILOT = dataclasses.replace(TINY, seeds=Seeds(judged=2, exploratory=2, pilot=0, first=7))
+
+
 # ------------------------------------------------------------------------------------ what is to do
 
 
@@ -87,7 +112,8 @@ def test_arms_that_resolve_to_the_same_configuration_are_one_run(tmp_path):
     same = Arm(("model.num_heads=2", "model.attention=softmax"))
     found = campaign(tmp_path, regret(FULL, **AT) - regret(same, **AT))
     assert len({id(run) for run in found.runs.values()}) == 2 * len(TINY.learning_rates)  # + ONE's
-    assert found.chosen("controlled", FULL) is found.chosen("controlled", same)
+    for rate in TINY.learning_rates:
+        assert found._places[Place(FULL, rate, PILOT)] is found._places[Place(same, rate, PILOT)]
 
 
 def test_numbers_that_need_no_compiling_share_a_job(tmp_path):
@@ -203,6 +229,42 @@ def test_curves_of_several_configurations_are_those_of_each():
     )
 
 
+def test_what_an_attack_found_is_read_by_seed_and_nothing_of_networks_that_have_not_learned(
+    tmp_path, monkeypatch
+):
+    options, asked = ("num_requests=4", "attacks=[gcg]"), []
+    [(_, reading)] = success(Arm(("task=request",)), "gcg", "none", options).terms
+    run_of = Run(compose_config(["world=dialogue", "task=request", "num_seeds=2"]), tmp_path)
+    monkeypatch.setattr(Run, "is_evaluated", lambda run, under: True)
+    run_of.attacks.add(options)
+    assert not run_of.finished()
+
+    def attacked(config):
+        asked.append((config.num_requests, config.attacks))
+        numbers = {"mean": 0.5, "high": 1.0, "by_seed": [0.4, 0.6]}
+        found = {"step": 1, "behind": [0.0], "flaw": {"none": {"none": 0.1}}}
+        found["options"] = {key: getattr(config, key) for key in ASKED}
+        found["success"] = {"exact": {"none": {"none": numbers}}}
+        found["success"]["language_model"] = {"gcg": {"none": numbers}}
+        write_json(Path(config.folder) / "attacks.json", found)
+
+    monkeypatch.setattr(job_module, "attack", attacked)
+    job_module.attack_run(run_of, options, Terminal())
+    job_module.attack_run(run_of, options, Terminal())  # once is enough
+    assert asked == [(4, ["gcg"])]
+    assert run_of.finished()
+    np.testing.assert_allclose(read(run_of, reading), [0.4, 0.6])
+
+    def refused(config):
+        raise RunError("has not learned")
+
+    monkeypatch.setattr(job_module, "attack", refused)
+    other = Run(run_of.config, tmp_path / "other")
+    other.attacks.add(options)
+    job_module.attack_run(other, options, Terminal())
+    assert other.finished() and np.isnan(read(other, reading)).all()
+
+
 # ------------------------------------------------------------------------------- the whole campaign
 
 
@@ -215,8 +277,7 @@ def finished(tmp_path_factory):
         agreement(FULL, **cubed),
         refinement_error(FULL, learner="best_attempt", **AT),
     )
-    found = campaign(folder, *effects)
-    run_all(found)
+    run_stages(lambda: campaign(folder, *effects))
     return folder, effects
 
 
@@ -226,29 +287,83 @@ def test_nothing_is_left_of_a_finished_campaign_and_a_larger_one_runs_only_what_
     linear = regret(Arm(("+ablation=linear_attn",), tuned=False), **AT)
     (job,) = campaign(folder, *effects, linear).missing_jobs(16)
     assert [run.config.model.attention for run in job.runs] == ["linear"]
-    assert len(campaign(folder, *effects, num_seeds=3).missing_jobs(16)) == 2  # other runs
+    assert [run.config.seed for run in job.runs] == [3]  # the pilot first
+    more = dataclasses.replace(TINY, seeds=dataclasses.replace(TINY.seeds, judged=4))
+    assert len(campaign(folder, *effects, scale=more).missing_jobs(16)) == 2  # other runs
+
+
+def test_the_pilot_chooses_the_rate_and_other_seeds_are_judged(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    pilots = {rate: found._places[Place(FULL, rate, PILOT)] for rate in TINY.learning_rates}
+    losses = {rate: run.training_loss() for rate, run in pilots.items()}
+    best = min(losses, key=losses.get)
+    assert found.training_losses("controlled", FULL) == losses
+    assert found.chosen_rate("controlled", FULL) == best
+    assert found.chosen_rate("published", FULL) == TINY.learning_rate
+    assert {run.config.seed for run in pilots.values()} == {3}
+    run = found.run_of("controlled", FULL)
+    assert run.config.train.learning_rate == best
+    assert (run.config.seed, run.config.num_seeds) == (7, 3)
+    rows = training_rows(pilots[best].folder)
+    assert losses[best] == pytest.approx(
+        np.mean([row["train/loss"] for row in rows if "train/loss" in row and row["step"] > 3.6])
+    )
 
 
 def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
     folder, effects = finished
     found = campaign(folder, *effects)
-    runs = {rate: found._runs[FULL, rate] for rate in TINY.learning_rates}
-    losses = {rate: run.training_loss() for rate, run in runs.items()}
-    best = runs[min(losses, key=losses.get)]
-    assert found.chosen("controlled", FULL) is best
-    assert found.chosen("published", FULL) is runs[TINY.learning_rate]
-    rows = training_rows(best.folder)
-    assert losses[best.config.train.learning_rate] == pytest.approx(
-        np.mean([row["train/loss"] for row in rows if "train/loss" in row and row["step"] > 3.6])
-    )
     values = [found.values("controlled", effect) for effect in effects]
-    assert all(value.shape == (2,) for value in values)
-    curves = json.loads((best.folder / "curves.json").read_text())
+    assert [value.shape for value in values] == [(3,)] * 3  # the arm is primary somewhere
+    curves = json.loads((found.run_of("controlled", FULL).folder / "curves.json").read_text())
     mine = np.array(curves["learners"]["transformer"]["0.0"]["regret"]["by_seed"])[:, 4]
     np.testing.assert_allclose(found.values("controlled", regret(FULL, **AT)), mine)
     np.testing.assert_allclose(values[0], found.values("controlled", regret(ONE, **AT)) - mine)
     # A monotone transform leaves the best attempt where it was, and moves what the transformer sees.
     assert np.abs(values[1] - found.values("controlled", agreement(FULL, **AT))).max() > 0
+    pilot = found.values("controlled", effects[0], PILOT)
+    assert pilot.shape == (2,) and not np.allclose(pilot, values[0][:2])
+
+
+def test_arms_with_fewer_seeds_are_compared_on_those_that_both_have(tmp_path):
+    three = dataclasses.replace(NO_PILOT, seeds=Seeds(judged=3, exploratory=2, pilot=0, first=7))
+    none = refinement_error(Arm(("+ablation=no_reward",), tuned=False), **AT)
+    effects = regret(FULL, **AT), refinement_error(FULL, **AT) - none
+    found = campaign(tmp_path, *effects, scale=three)
+    run_all(found)
+    assert found.values("controlled", effects[0]).shape == (3,)
+    assert found.values("controlled", effects[1]).shape == (2,)
+
+
+def test_the_grid_grows_until_no_best_rate_is_at_its_edge(tmp_path, monkeypatch):
+    # Whatever is trained, the loss is least at 5e-4.
+    monkeypatch.setattr(Run, "finished", lambda run: True)
+    off = lambda run: abs(np.log(run.config.train.learning_rate / 5e-4))  # noqa: E731
+    monkeypatch.setattr(Run, "training_loss", off)
+    growing = dataclasses.replace(TINY, most_extensions=4)
+    found = campaign(tmp_path, scale=growing)
+    assert found.grid == (2.5e-4, 5e-4, 1e-3, 2e-3)
+    assert found.chosen_rate("controlled", FULL) == 5e-4
+    assert campaign(tmp_path).grid == TINY.learning_rates
+
+
+def test_the_effect_is_shown_under_other_recipes_too(tmp_path):
+    moved = dataclasses.replace(
+        claim(regret(ONE, **AT) - regret(FULL, **AT)),
+        moved_by=(("half as many steps", ("train.steps=2",)),),
+    )
+    found = run_stages(lambda: campaign(tmp_path, heads=moved))
+    effect = moved.judgements[0].effect
+    assert found.values_moved("controlled", effect, ("train.steps=2",)).shape == (2,)
+    for rate in TINY.learning_rates:
+        assert found.values_at(effect, rate).shape == (2,)
+    of_moved = [run.config for run in found.runs.values() if run.config.train.steps == 2]
+    assert {config.seed for config in of_moved} == {3}
+    every = families(found.claims.values())
+    write_report({"alignment": found}, every, OFF, "the command")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| half as many steps |" in text and "| all at 0.001 |" in text
 
 
 def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp_path, monkeypatch):
@@ -256,7 +371,7 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
     own = Arm((), tuned=False)
     gain = of_own_rounds(own, "learners", "transformer", "gain", under=under, at=-1)
     guess = of_own_rounds(own, "critics", "a guess", "gain", under=under)
-    found = campaign(tmp_path, gain, guess, scale=dataclasses.replace(TINY, learning_rates=(2e-3,)))
+    found = campaign(tmp_path, gain, guess, scale=NO_PILOT)
     [run] = [run for run in found.runs.values() if run.evaluations]
     monkeypatch.setattr(job_module, "is_studied", lambda config: False)
     run_all(found)
@@ -272,7 +387,8 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
                                np.array(row["gain"]["by_seed"]) - of_gain[:, -1])  # fmt: skip
     found.learned("controlled", guess - gain)  # reads curves at the usual place
     # What the claims read of a study is there.
-    claims = [alignment.load(name, alignment.SCALES["small"]) for name in alignment.CLAIMS]
+    small, names = alignment.SCALES["small"], alignment.CLAIMS["wang2024"]
+    claims = [alignment.load(name, small) for name in names]
     readings = [reading for claim in claims for _, reading in claim.readings()]
     studied = [one for one in readings if isinstance(one, StudyReading)]
     assert len(studied) > 5
@@ -281,54 +397,89 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
         assert found.values("controlled", mine).shape == (2,)
 
 
+def reported(folder, *effects, **how):
+    """Its report is written; the text, the page and the rows."""
+    found = campaign(folder, *effects, **how)
+    every = families(found.claims.values())
+    page = write_report({"alignment": found}, every, OFF, "the command")
+    text = (folder / "report" / "report.md").read_text()
+    return text, page.read_text(), json.loads((folder / "report" / "verdicts.json").read_text())
+
+
 def test_the_report_is_whole_and_needs_no_network(finished):
     folder, effects = finished
-    found = campaign(folder, *effects)
-    found.register(found.claims)
-    page = write_report(found, OFF, "the command", found.claims)
-    text, html = (folder / "report" / "report.md").read_text(), page.read_text()
-    assert text.index("| verdict |") < text.index("## ")
-    assert text.count("**undecided**") == 6  # two seeds decide nothing; table and section
+    (folder / "report").mkdir(exist_ok=True)
+    (folder / "report" / "of_another.png").write_bytes(b"stale")
+    text, html, rows = reported(folder, *effects)
+    assert not (folder / "report" / "of_another.png").exists()
+    assert text.index("What is open") < text.index("| verdict |") < text.index("## heads")
+    assert text.count("**undecided**") == 6  # few seeds decide nothing; table and section
     assert "http" not in html
-    assert html.count("data:image/png;base64,") == 1
+    assert html.count("data:image/png;base64,") == 2
     assert '<h2 id="heads">' in html
     assert '<a href="#heads">' in html
-    rows = json.loads((folder / "report" / "verdicts.json").read_text())
     assert [row["verdict"] for row in rows] == ["undecided"] * 3
-    assert all("fewer than 5" in row["reason"] for row in rows)
-    for word in (
-        "jax 0",
-        "seeds 7 to 8",
-        "parameters",
-        "minutes of jobs",
-        "the command",
-        "registered.json",
-    ):
+    assert all("fewer than 8" in row["reason"] for row in rows)
+    assert [row["primary"] for row in rows] == [True, False, False]
+    for row in rows:
+        assert len(row["values"]) == 3 and np.mean(row["values"]) == pytest.approx(row["effect"])
+        assert all((folder / "runs" / run["run"]).is_dir() for run in row["runs"])
+    for word in ("jax 0", "7 to 9", "3 to 4", "parameters", "minutes of jobs", "the command",
+                 "registered.json", read_registered(folder)["heads"]["hash"]):  # fmt: skip
         assert word in text, word
 
 
+def test_what_was_judged_is_computed_anew_from_the_runs(finished):
+    folder, effects = finished
+    reported(folder, *effects)
+    found = campaign(folder, *effects)
+    every, path = families(found.claims.values()), folder / "report" / "verdicts.json"
+    assert differences_from(path, {"alignment": found}, every) == []
+    rows = json.loads(path.read_text())
+    rows[1]["effect"] += 1e-6
+    path.write_text(json.dumps(rows))
+    [line] = differences_from(path, {"alignment": found}, every)
+    assert line.startswith("heads, controlled: effect 1: effect is")
+
+
+def test_what_was_registered_says_the_spread_and_the_power_of_the_pilot(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    about = read_registered(folder)["heads"]["judgements"]
+    spread = np.std(found.values("controlled", effects[0], PILOT), ddof=1)
+    assert about[0]["spread"] == pytest.approx(spread)
+    assert [one["seeds"] for one in about] == [3, 2, 2]
+    assert 0 < about[0]["power"] <= 1
+
+
+def test_a_scale_that_cannot_judge_says_so_and_judges_nothing(finished):
+    folder, effects = finished
+    text, _, rows = reported(folder, *effects, scale=dataclasses.replace(TINY, judges=False))
+    assert "**This scale judges nothing.**" in text
+    assert {row["reason"] for row in rows} == {"runs of this scale judge nothing"}
+
+
 def test_a_missing_run_is_said_and_does_not_stop_the_report(tmp_path):
-    found = campaign(tmp_path)
-    page = write_report(found, OFF, "the command", found.claims)
-    text = (tmp_path / "report" / "report.md").read_text()
+    text, page, rows = reported(tmp_path)
     assert "a run is missing" in text
-    assert "missing" in page.read_text()
-    rows = json.loads((tmp_path / "report" / "verdicts.json").read_text())
+    assert "missing" in page
     assert [row["effect"] for row in rows] == [None]
 
 
 def test_a_prediction_that_was_changed_after_the_first_run_is_said(tmp_path):
-    before, after = campaign(tmp_path), campaign(tmp_path, regret(FULL, **AT))
-    before.register(before.claims)
-    after.register(after.claims)  # changes nothing any more
-    assert before.changed_since_registered(before.claims) == []
-    assert after.changed_since_registered(after.claims) == ["heads"]
-    write_report(after, OFF, "the command", after.claims)
-    assert "changed since for heads" in (tmp_path / "report" / "report.md").read_text()
+    before = campaign(tmp_path, scale=NO_PILOT)
+    other = regret(FULL, **AT)
+    after = campaign(tmp_path, other, scale=NO_PILOT)
+    before.register(families(before.claims.values()))
+    after.register(families(after.claims.values()))  # changes nothing any more
+    assert "changed since" not in reported(tmp_path, scale=NO_PILOT)[0]
+    text, _, rows = reported(tmp_path, other, scale=NO_PILOT)
+    assert "changed since for heads" in text and "**changed since**" in text
+    assert rows[0]["changed_since"]
 
 
 def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, capfd):
-    found = campaign(tmp_path)
+    found = campaign(tmp_path, scale=NO_PILOT)
     broken = next(iter(found.runs.values())).folder
     broken.parent.mkdir(parents=True)
     broken.write_text("a file where a folder should be")
@@ -341,10 +492,10 @@ def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, ca
             job_module.run(job.file, time.time())
     (failed,) = tmp_path.glob("jobs/*.failed")
     assert failed.with_suffix(".log").read_text()
-    assert sum(run.finished() for run in found.runs.values()) == 2  # the other job went on
+    assert sum(run.finished() for run in found.runs.values()) == 1  # the other job went on
     broken.unlink()
-    run_all(campaign(tmp_path))
-    assert campaign(tmp_path).missing_jobs(16) == []
+    run_all(campaign(tmp_path, scale=NO_PILOT))
+    assert campaign(tmp_path, scale=NO_PILOT).missing_jobs(16) == []
 
 
 def start_toy(toy, folder, *options, **how):
@@ -378,6 +529,9 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(toy, tmp_path):
     assert status == 0
     assert "jobs" not in err  # nothing was left to do
     assert json.loads((folder / "report" / "verdicts.json").read_text()) == rows
+    status, out, err = finish(start_toy(toy, folder, "check", "scale=long"))
+    assert status == 0, err
+    assert "is that of the run folders" in out
 
 
 def _processes_of(files):

@@ -307,7 +307,7 @@ def check_the_campaign(folder, outcome):
     assert status == 0, err
     assert "report: " in out
     rows = json.loads((folder / "report" / "verdicts.json").read_text())
-    assert all(row["reason"] == "1 seeds are fewer than 5" for row in rows)
+    assert all(row["reason"] == "1 seeds are fewer than 8" for row in rows)
     assert not list(folder.glob("jobs/*.failed"))
 
 

@@ -1,5 +1,7 @@
 """The figures of own rounds."""
 
+import dataclasses
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icl_align.alignment.figures import LEARNER_STYLES, learner_label
-from icl_align.alignment.options import LEARNED
+from icl_align.alignment.options import LEARNED, OwnRoundsConfig
 from icl_align.alignment.rounds.learners import MEASURED
 
 STYLES = LEARNER_STYLES | {
@@ -78,7 +80,17 @@ def own_rounds_figure(found: dict[str, Any]) -> Figure:
 
 def _judge(found: dict[str, Any]) -> str:
     own, others = found["critic"], found["critic_of_others"]
-    return own if own == others else f"{own} (other learners: {others})"
+    asked = dataclasses.asdict(OwnRoundsConfig())
+    options = found["options"]["own_rounds"]
+    changed = [
+        f"{key.removeprefix('critic_')} {options[key]}".replace("_", " ")
+        for key in asked
+        if key not in ("given_attempts", "critic") and options[key] != asked[key]
+    ]
+    if found["options"]["evaluation"]["own_rounds_first"]:
+        changed.append("own attempts read first")
+    words = ", ".join([own, *changed])
+    return words if own == others else f"{words} (other learners: {others})"
 
 
 def _gains(axes: Axes, found: dict[str, Any]) -> None:
@@ -106,7 +118,10 @@ def _gains(axes: Axes, found: dict[str, Any]) -> None:
         one = found["correlation"]
         said = f"correlation {one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
         axes.set_title(said, fontsize=9)
-    axes.legend(title="critic", fontsize=8, title_fontsize=8, frameon=False)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8, frameon=False,
+        handletextpad=0.2, columnspacing=1.0,
+    )  # fmt: skip
     _clean(axes)
 
 
@@ -116,13 +131,15 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     Args:
       found: name of a run -> what its own_rounds.json holds.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    labels = [textwrap.fill(name, 110) for name in found]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(11, 4.2 + 0.19 * lines), layout="constrained")
     errors, gains = figure.subplots(1, 2)
-    for place, (name, of) in enumerate(found.items()):
+    for place, of in enumerate(found.values()):
         color = f"C{place % 10}"
         curve = of["learners"]["transformer"]["refinement_error"]
         x = np.arange(len(curve["mean"]))
-        errors.plot(x, curve["mean"], color=color, label=name)
+        errors.plot(x, curve["mean"], color=color, label=labels[place])
         errors.fill_between(x, curve["low"], curve["high"], color=color, alpha=0.15, lw=0)
         points = [(row["accuracy"]["mean"], row["gain"]["mean"]) for row in of["critics"]]
         gains.plot(*zip(*points, strict=True), "o", ms=3.5, color=color)
@@ -135,6 +152,6 @@ def compared_figure(found: dict[str, dict[str, Any]]) -> Figure:
     gains.set_ylabel("transformer's gain in the last round")
     for axes in (errors, gains):
         _clean(axes)
-    figure.legend(*errors.get_legend_handles_labels(), loc="outside lower center", ncols=2,
+    figure.legend(*errors.get_legend_handles_labels(), loc="outside lower center",
                   fontsize=8, frameon=False)  # fmt: skip
     return figure

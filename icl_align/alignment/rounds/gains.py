@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_align.alignment.options import FORMULAS, LEARNED, OwnRoundsConfig
-from icl_align.intervals import Interval, by_seed, of_statistic
+from icl_align.intervals import Interval, of_mean, of_statistic, within
 
 NOISE = (0.1, 0.2, 0.3, 0.5, 0.75)
 RESAMPLES = 1000
@@ -74,9 +74,9 @@ def gain_row(
       error on the pool; and "accuracy_met", on the rounds themselves.
     """
     return {
-        "gain": by_seed(first - measured["refinement_error"][..., -1], nested),
-        "accuracy": by_seed(judged["accuracy"], nested),
-        "accuracy_met": by_seed(measured["critic_accuracy"].mean(axis=-1), nested),
+        "gain": of_mean(first - measured["refinement_error"][..., -1], nested),
+        "accuracy": within(of_mean(judged["accuracy"], nested), 0, 1),
+        "accuracy_met": within(of_mean(measured["critic_accuracy"].mean(axis=-1), nested), 0, 1),
         "correlation": of_statistic(pearson, judged["moments"], nested),
     }
 

@@ -1,5 +1,7 @@
 """What is measured of own rounds, round by round."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -13,6 +15,17 @@ from icl_align.alignment.rounds.roll_out import OwnRounds
 
 BY_ANSWER = ("refinement_error", "gain", "regret", "agreement")  # one more than rounds
 BY_ROUND = ("movement", "length", "reward", "critic_accuracy")
+# Between which they lie.
+BOUNDS = {
+    "refinement_error": (0, 2),
+    "gain": (-2, 2),
+    "regret": (0, math.inf),
+    "agreement": (-1, 1),
+    "movement": (0, 2),
+    "length": (0, math.inf),
+    "reward": (-math.inf, math.inf),
+    "critic_accuracy": (0, 1),
+}
 APART = 1e-4  # attempts whose errors differ by less are no pair to rank
 
 Values = dict[str, Float[Array, "b r"]]

@@ -24,6 +24,7 @@ from icl_align.alignment.rounds.gains import (
 )
 from icl_align.alignment.rounds.learners import MEASURED, WITHOUT_TRAINING
 from icl_align.alignment.rounds.quantities import (
+    BOUNDS,
     BY_ANSWER,
     BY_ROUND,
     accuracy,
@@ -40,7 +41,7 @@ from icl_align.alignment.rounds.roll_out import (
     transformer_own_first,
 )
 from icl_align.config import with_values
-from icl_align.intervals import Interval, by_seed, of_statistic, within
+from icl_align.intervals import Interval, of_mean, of_statistic, within
 from icl_align.statistics import rounds_to_convergence
 
 Keys = Key[Array, " b"]
@@ -249,7 +250,8 @@ def study(
         progress(len(values) / work)
     learners = {
         name: {
-            quantity: by_seed(of[quantity], rounds.nested) for quantity in (*BY_ANSWER, *BY_ROUND)
+            quantity: within(of_mean(of[quantity], rounds.nested), *BOUNDS[quantity])
+            for quantity in (*BY_ANSWER, *BY_ROUND)
         }
         for name, of in values.items()
     }
@@ -283,7 +285,7 @@ def study(
 
 def _of_given(judged: dict[str, Float[np.ndarray, "b s ..."]], nested: bool) -> dict[str, Interval]:
     return {
-        "accuracy": by_seed(judged["accuracy"], nested),
+        "accuracy": within(of_mean(judged["accuracy"], nested), 0, 1),
         "correlation": of_statistic(pearson, judged["moments"], nested),
     }
 

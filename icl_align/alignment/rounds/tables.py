@@ -15,13 +15,14 @@ def tables(found: dict[str, Any]) -> list[Table]:
     rounds, learners = found["rounds"], found["learners"]
     shown = [n for n in SHOWN if n < rounds] + [rounds]
     header = ["learner", *map(str, shown), "converges"]
+    asked = f"{found['given_attempts']} given attempts, critic {found['critic']}"
     made = []
     for quantity in BY_ANSWER:
         rows = []
         for name, of in learners.items():
             said = [_settles(found, name)] if quantity == "refinement_error" else []
             rows.append([name, *(_cell(of[quantity], n) for n in shown), *said])
-        title = f"{quantity.replace('_', ' ')} after 0 to {rounds} own rounds"
+        title = f"{quantity.replace('_', ' ')} after 0 to {rounds} own rounds, {asked}"
         made.append((title, header if quantity == "refinement_error" else header[:-1], rows))
     rows = [
         [
@@ -35,11 +36,13 @@ def tables(found: dict[str, Any]) -> list[Table]:
         "right in the rounds they reward; what the transformer gains in them"
     )
     made.append((title, ["critic", "accuracy", "correlation", "met", "gain"], rows))
-    rows = [[row["name"], _one(row)] for row in found["summary"]]
+    rows = [[row["name"], _whole(row)] for row in found["summary"]]
+    if found["threshold"] is None:
+        rows.append(["threshold of a useful critic", "none"])
     for critic in found.get("learned_critics", []):
         for key in ("accuracy", "correlation"):
-            rows.append([f"{key} on given attempts: {critic['name']}", _one(critic[key])])
-    made.append(("the transformer", ["", "mean"], rows))
+            rows.append([f"{key} on given attempts: {critic['name']}", _whole(critic[key])])
+    made.append(("the transformer", ["", "mean, 95% interval"], rows))
     return made
 
 
@@ -75,16 +78,21 @@ def compared(found: dict[str, dict[str, Any]]) -> list[Table]:
             ]
         )
     header = ["run", "critic", "first error", "last error", "movement", "agreement"]
-    header += [f"gain: {critic}" for critic in (*FORMULAS, LEARNED)] + ["its accuracy"]
+    header += [f"gain: {critic}" for critic in (*FORMULAS, LEARNED)] + ["accuracy: learned"]
     made = [("own rounds of the transformers", [*header, "correlation"], rows)]
     over = over_settings([of["critics"] for of in found.values()])
-    rows = [[name, _one(value)] for name, value in over.items() if value is not None]
-    made.append(("gain and accuracy over all critics of all runs", ["", ""], rows))
+    rows = [[name, _whole(value)] for name, value in over.items() if value is not None]
+    title = "gain in the last round and accuracy, over all critics of all runs"
+    made.append((title, ["", "mean, 95% interval"], rows))
     return made
 
 
 def _cell(curve: dict[str, Any], place: int) -> str:
     return _one({side: curve[side][place] for side in ("mean", "low", "high")})
+
+
+def _whole(row: dict[str, Any]) -> str:
+    return f"{row['mean']:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"
 
 
 def _one(row: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from icl_align.dialogue.concept.gathering import Programs
 from icl_align.dialogue.concept.probes import Direction, direction_of
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
-from icl_align.intervals import of_mean, within
+from icl_align.intervals import at, of_mean, within
 
 CALIBRATED_ON = 1024  # natural prompts of the perplexity filter, dialogues of the probe
 
@@ -323,7 +323,4 @@ def _beyond_asking_again(asking: Asking, values: np.ndarray) -> dict[str, Any]:
 def _by_defence(asking: Asking, values: np.ndarray, least: int = 0) -> dict[str, Any]:
     """Intervals of values [requests, seeds, defences]."""
     whole = within(of_mean(values), least, 1)
-    return {
-        one.label: {name: numbers[place] for name, numbers in whole.items()}
-        for place, one in enumerate(asking.defences)
-    }
+    return {one.label: at(whole, place) for place, one in enumerate(asking.defences)}

@@ -62,7 +62,7 @@ def _band(axes: Axes, x: Any, curve: dict[str, Any], **style: Any) -> None:
 
 
 def _row(curve: dict[str, Any], *place: Any) -> dict[str, Any]:
-    return {name: np.asarray(values)[place] for name, values in curve.items()}
+    return {name: np.asarray(curve[name])[place] for name in ("mean", "low", "high")}
 
 
 def _probe(axes: Axes, found: dict[str, Any]) -> None:

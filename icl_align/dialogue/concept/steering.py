@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from icl_align.dialogue.concept.probes import Direction, unit
 from icl_align.dialogue.options import QUANTITIES
-from icl_align.intervals import Interval, of_mean, of_statistic
+from icl_align.intervals import Interval, of_mean, of_statistic, stacked
 from icl_align.statistics import POOLS
 
 DOSES = (-4, -2, -1, 0, 1, 2, 4)
@@ -93,7 +93,7 @@ def steered(
                 values = np.moveaxis(np.asarray(nested), 3, 0)
                 found[name][quantity].append(_change(values, _pool(quantity)))
     whole = {
-        name: {quantity: _by_layer(found[name][quantity]) for quantity in MEASURED}
+        name: {quantity: stacked(found[name][quantity]) for quantity in MEASURED}
         for name in DIRECTIONS
     }
     return whole | {"unchanged": {quantity: _unchanged(plain, quantity) for quantity in MEASURED}}
@@ -128,10 +128,6 @@ def _change(values: Float[np.ndarray, "b s k doses *rest"], pool: str | None) ->
         return np.mean(error - error[..., zero], axis=-2)
 
     return of_statistic(change, values)
-
-
-def _by_layer(intervals: list[Interval]) -> Interval:
-    return {name: [interval[name] for interval in intervals] for name in intervals[0]}
 
 
 def _unchanged(plain: list[dict[str, np.ndarray]], quantity: str) -> Interval:

@@ -49,7 +49,7 @@ def study(
     config: Options,
     network: NetworkOf,
     params: Any,
-    keys: Key[Array, " b"],
+    keys: Key[Array, "s b"],
     progress: Progress,
 ) -> dict[str, Any]:
     """What is inside trained networks, what steers them, and the paper's own tests of them.
@@ -58,14 +58,16 @@ def study(
       config: options of the evaluation.
       network: parameters of one seed -> its network.
       params: parameters with a leading axis of seeds.
-      keys: of the evaluation's dialogues; at most MOST_DIALOGUES of them are used.
+      keys: of each seed's dialogues, or one row that all share; at most MOST_DIALOGUES are used.
       progress: called with the share that is done.
     """
     programs = Programs(config, network)
     num_seeds = len(jax.tree.leaves(params)[0])
     by_seed = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(num_seeds)]
     keys = _whole_chunks(keys, programs.size)
-    found: dict[str, Any] = {"rounds": list(range(config.task.rounds)), "num_dialogues": len(keys)}
+    keys_of_seeds = [keys[number % len(keys)] for number in range(num_seeds)]
+    found: dict[str, Any] = {"rounds": list(range(config.task.rounds))}
+    found["num_dialogues"] = keys.shape[1]
     inside, directions, vectors = _inside(programs, by_seed, keys)
     found |= inside
     progress(0.15)
@@ -74,12 +76,15 @@ def study(
     values: dict[str, ByPlan] = {name: {} for name in READERS}
     for place, plan in enumerate(plans):
         of_seeds = [
-            programs.network_values(own, plan, keys, last.raw, last.offset)
-            for own, last in zip(by_seed, [own[-1] for own in directions], strict=True)
+            programs.network_values(own, plan, own_keys, last.raw, last.offset)
+            for own, own_keys, last in zip(
+                by_seed, keys_of_seeds, [own[-1] for own in directions], strict=True
+            )
         ]
         values[TRAINED][plan] = _stacked(of_seeds)
-        for name, own in programs.reader_values(plan, keys).items():
-            values[name][plan] = jax.tree.map(lambda leaf: leaf[:, None], own)  # one seed
+        of_rows = _stacked([programs.reader_values(plan, row) for row in keys])
+        for name, own in of_rows.items():
+            values[name][plan] = own
         progress(0.15 + 0.35 * (place + 1) / len(plans))
 
     found["read"] = {
@@ -94,25 +99,25 @@ def study(
         name: _differences(values[name], COMPARED if name in TESTED else COMPARED[:-1])
         for name in READERS
     }
-    found["by_question"] = _by_question(values)
+    found["by_question"] = _by_question(values) if len(keys) == 1 else None
     found["prediction"] = _prediction(values)
     progress(0.6)
     found["immoral"] = _immoral(programs, values, keys)
     found["laws"] = _laws(values)
     progress(0.7)
-    found["steering"] = _steering(programs, by_seed, directions, vectors, keys, progress)
+    found["steering"] = _steering(programs, by_seed, directions, vectors, keys_of_seeds, progress)
     found["summary"] = summary(found)
     return found
 
 
-def _whole_chunks(keys: Key[Array, " b"], size: int) -> Key[Array, " b"]:
+def _whole_chunks(keys: Key[Array, "s b"], size: int) -> Key[Array, "s b"]:
     """The keys that are used: a multiple of `size`, or all where they are fewer than that."""
     # A text takes as long as many questions.
-    count = min(len(keys), MOST_DIALOGUES * size // CHUNK)
-    return keys[: count // size * size] if count >= size else keys[:count]
+    count = min(keys.shape[1], MOST_DIALOGUES * size // CHUNK)
+    return keys[:, : count // size * size if count >= size else count]
 
 
-def _stacked(of_seeds: list[Values]) -> Values:
+def _stacked(of_seeds: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *of_seeds)
 
 
@@ -120,20 +125,21 @@ def _stacked(of_seeds: list[Values]) -> Values:
 
 
 def _inside(
-    programs: Programs, by_seed: list[Any], keys: Key[Array, " b"]
+    programs: Programs, by_seed: list[Any], keys: Key[Array, "s b"]
 ) -> tuple[dict[str, Any], list[list[Direction]], list[steering.Vectors]]:
     """Probes and shifts, with their controls; directions and vectors of each seed."""
     config = programs.config
-    fit_keys = jax.vmap(lambda key: jax.random.fold_in(key, FIT))(keys)
-    (tokens, odds), (others, wanted) = (programs.of_speakers(own) for own in (fit_keys, keys))
+    fit_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, FIT)))(keys)
+    read = [[programs.of_speakers(row) for row in rows] for rows in (fit_keys, keys)]
     features: dict[str, list] = {source: [] for source in probes.SOURCES}
     directions: dict[str, list[list[Direction]]] = {source: [] for source in NETWORKS}
     shifts: dict[str, dict[str, list]] = {
         source: {name: [] for name in SHIFTED} for source in NETWORKS
     }
     for number, params in enumerate(by_seed):
+        (tokens, odds), (others, wanted) = (rows[number % len(rows)] for rows in read)
         for source, own in zip(NETWORKS, (params, _fresh(config, number)), strict=True):
-            fit, held_out = (programs.states(own, read) for read in (tokens, others))
+            fit, held_out = (programs.states(own, some) for some in (tokens, others))
             features[source].append(probes.explained((fit, odds), (held_out, wanted)))
             if source == "trained":
                 of_others = probes.explained((fit, probes.shuffled(odds)), (held_out, wanted))
@@ -237,7 +243,7 @@ def _prediction(values: dict[str, ByPlan]) -> dict[str, Any] | None:
 
 
 def _immoral(
-    programs: Programs, values: dict[str, ByPlan], keys: Key[Array, " b"]
+    programs: Programs, values: dict[str, ByPlan], keys: Key[Array, "s b"]
 ) -> dict[str, Any] | None:
     """None where no immoral instruction is followed by rounds without another."""
     config = programs.config
@@ -245,13 +251,16 @@ def _immoral(
     if first is None:
         return None
     by_hazard = [
-        [programs.exact_activation(plan, keys, hazard) for plan in ("immoral", "careful")]
+        [
+            _stacked([programs.exact_activation(plan, row, hazard) for row in keys])
+            for plan in ("immoral", "careful")
+        ]
         for hazard in HAZARDS
     ]
     found: dict[str, Any] = {"round": first, "hazards": list(HAZARDS)}
     for place, name in enumerate(TESTED[1:]):
         offsets = [
-            published.immoral_offsets(*(own[:, None, place] for own in both), first)
+            published.immoral_offsets(*(own[:, :, place] for own in both), first)
             for both in by_hazard
         ]
         found[name] = of_mean(np.stack(offsets, axis=2))  # [hazard, round after]
@@ -297,19 +306,22 @@ def _steering(
     by_seed: list[Any],
     directions: list[list[Direction]],
     vectors: list[steering.Vectors],
-    keys: Key[Array, " b"],
+    keys: list[Key[Array, " b"]],
     progress: Progress,
 ) -> dict[str, Any]:
     """On the first chunk of dialogues."""
-    some = keys[: programs.size]
 
     def measure(number, added):
-        last = directions[number][-1]
+        last, some = directions[number][-1], keys[number][: programs.size]
         return programs.network_values(by_seed[number], "none", some, last.raw, last.offset, added)
 
     found = steering.steered(measure, vectors, lambda f: progress(0.7 + 0.3 * f))
     layers = list(range(1, programs.config.model.num_layers + 1))
-    about = {"doses": list(steering.DOSES), "layers": layers, "num_dialogues": len(some)}
+    about = {
+        "doses": list(steering.DOSES),
+        "layers": layers,
+        "num_dialogues": min(programs.size, len(keys[0])),
+    }
     return about | found
 
 

@@ -22,6 +22,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "with rewards its answer is closer to gradient descent's than with none",
                 agreement(full) - agreement(removed),
                 above(APART),
+                primary=True,
             ),
             Judgement(
                 "controlled",

@@ -17,6 +17,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "the error is lower after 15 attempts than after 2",
                 refinement_error(full, attempts=2) - refinement_error(full),
                 above(ERROR_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",

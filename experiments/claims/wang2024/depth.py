@@ -1,9 +1,8 @@
 """Depth helps, then saturates."""
 
-import dataclasses
-
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
+    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -17,8 +16,7 @@ def claim(scale: AlignmentScale) -> Claim:
     least, many, most = [Arm((f"model.num_layers={n}",)) for n in scale.depths]
     few, base, deep = ["1 block" if n == 1 else f"{n} blocks" for n in scale.depths]
     width = (f"model.width={scale.width_of_one_block}", "model.mlp_width=null")
-    wide, full = Arm(("+ablation=shallow", *width), tuned=False), Arm(tuned=False)
-    many_alike, most_alike = (dataclasses.replace(arm, tuned=False) for arm in (many, most))
+    wide = Arm(("+ablation=shallow", *width))
     return Claim(
         sentence="Depth helps, then saturates.",
         place="Wang et al. (2024), synthetic study, (c)",
@@ -40,24 +38,26 @@ def claim(scale: AlignmentScale) -> Claim:
                 f"with {few} it ranks worse than with {base}",
                 regret(least) - regret(many),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",
                 "so does one wide block of the base's parameters, beside the base",
-                regret(wide) - regret(full),
+                regret(wide) - regret(many),
                 above(REGRET_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
                 f"with {deep} it ranks as with {base}",
-                regret(many_alike) - regret(most_alike),
+                regret(many) - regret(most),
                 within(REGRET_THAT_COUNTS),
             ),
         ),
         figure={
             few: regret(least),
             base: regret(many),
-            deep: regret(most_alike),
+            deep: regret(most),
             "1 wide block": regret(wide),
         },
+        moved_by=RECIPES,
     )

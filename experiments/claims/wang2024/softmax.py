@@ -2,6 +2,7 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
+    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -29,6 +30,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "linear attention ranks worse",
                 regret(linear) - regret(softmax),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",
@@ -43,4 +45,5 @@ def claim(scale: AlignmentScale) -> Claim:
             "linear": regret(linear),
             "linear, as published": regret(published),
         },
+        moved_by=RECIPES,
     )

@@ -1,9 +1,8 @@
 """Several heads are needed."""
 
-import dataclasses
-
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
+    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -15,7 +14,6 @@ from experiments.claim import Arm, Claim, Judgement, above, within
 def claim(scale: AlignmentScale) -> Claim:
     """The heads share the width, so every arm has the same parameters."""
     one, enough, most = [Arm((f"model.num_heads={heads}",)) for heads in scale.heads]
-    enough_alike, most_alike = (dataclasses.replace(arm, tuned=False) for arm in (enough, most))
     return Claim(
         sentence="One head is worst, and a few are enough.",
         place="Wang et al. (2024), Theorem 3.3 and synthetic study, (e)",
@@ -37,17 +35,19 @@ def claim(scale: AlignmentScale) -> Claim:
                 f"one head ranks worse than {scale.heads[-1]}",
                 regret(one) - regret(most),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",
                 f"{scale.heads[1]} heads rank as {scale.heads[-1]} do",
-                regret(enough_alike) - regret(most_alike),
+                regret(enough) - regret(most),
                 within(REGRET_THAT_COUNTS),
             ),
         ),
         figure={
             "1 head": regret(one),
-            f"{scale.heads[1]} heads": regret(enough_alike),
+            f"{scale.heads[1]} heads": regret(enough),
             f"{scale.heads[-1]} heads": regret(most),
         },
+        moved_by=RECIPES,
     )

@@ -2,6 +2,7 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
+    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -13,7 +14,7 @@ from experiments.claim import Arm, Claim, Judgement, above
 def claim(scale: AlignmentScale) -> Claim:
     """Without the MLP a block has a third of its parameters; a wider one has them all."""
     full, without = Arm(), Arm(("+ablation=no_mlp",))
-    wide = Arm(("+ablation=no_mlp", f"model.width={scale.width_without_mlp}"), tuned=False)
+    wide = Arm(("+ablation=no_mlp", f"model.width={scale.width_without_mlp}"))
     published = Arm(("+ablation=paper_no_mlp",), tuned=False)
     return Claim(
         sentence="Removing the MLP hurts.",
@@ -30,11 +31,12 @@ def claim(scale: AlignmentScale) -> Claim:
                 "without MLP it ranks worse",
                 regret(without) - regret(full),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",
                 "also with as many parameters",
-                regret(wide) - regret(Arm(tuned=False)),
+                regret(wide) - regret(full),
                 above(REGRET_THAT_COUNTS),
             ),
         ),
@@ -44,4 +46,5 @@ def claim(scale: AlignmentScale) -> Claim:
             "without, as many parameters": regret(wide),
             "without, as published": regret(published),
         },
+        moved_by=RECIPES,
     )

@@ -18,6 +18,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "p = 0.5 has a larger error than p = 0",
                 half - clean,
                 above(ERROR_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "published",

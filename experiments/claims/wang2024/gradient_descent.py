@@ -1,6 +1,7 @@
 """The transformer does what gradient descent on the ranking loss does."""
 
 from experiments.alignment import (
+    AGREEMENT_RESOLUTION,
     AGREEMENT_THAT_COUNTS,
     ERROR_THAT_COUNTS,
     AlignmentScale,
@@ -31,13 +32,14 @@ def claim(scale: AlignmentScale) -> Claim:
                 "controlled",
                 "both give the same answer: their cosine",
                 agreement(full),
-                above(AGREEMENT_THAT_COUNTS),
+                above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
+                primary=True,
             ),
             Judgement(
                 "controlled",
                 "also when half of the rewards are noise",
                 agreement(full, reward_noise=0.5),
-                above(AGREEMENT_THAT_COUNTS),
+                above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
             ),
             Judgement(
                 "controlled",

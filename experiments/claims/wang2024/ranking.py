@@ -18,6 +18,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "cubing the rewards does not change the regret of softmax attention",
                 regret(softmax, under=CUBED) - regret(softmax),
                 within(REGRET_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",

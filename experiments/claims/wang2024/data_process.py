@@ -1,6 +1,7 @@
 """The second data process: every response with a corruption of its own."""
 
 from experiments.alignment import (
+    AGREEMENT_RESOLUTION,
     AGREEMENT_THAT_COUNTS,
     ERROR_THAT_COUNTS,
     REGRET_THAT_COUNTS,
@@ -16,8 +17,8 @@ INDEPENDENT = "task=independent_corruption"
 
 def claim(scale: AlignmentScale) -> Claim:
     """Responses no longer lie on a line in the reward, so no regression on a line can help."""
-    softmax = Arm((INDEPENDENT,), tuned=False)
-    linear = Arm((INDEPENDENT, "+ablation=linear_attn"), tuned=False)
+    softmax = Arm((INDEPENDENT,))
+    linear = Arm((INDEPENDENT, "+ablation=linear_attn"))
     return Claim(
         sentence="Where responses do not lie on a line, softmax attention tracks gradient descent "
         "and beats linear attention.",
@@ -27,7 +28,8 @@ def claim(scale: AlignmentScale) -> Claim:
                 "controlled",
                 "softmax attention gives gradient descent's answer",
                 agreement(softmax),
-                above(AGREEMENT_THAT_COUNTS),
+                above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
+                primary=True,
             ),
             Judgement(
                 "controlled",

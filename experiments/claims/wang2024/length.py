@@ -24,6 +24,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 "with learned positions it loses little of its agreement with gradient descent",
                 agreement(full) - agreement(positions),
                 below(LOSS_THAT_COUNTS),
+                primary=True,
             ),
             Judgement(
                 "controlled",

@@ -18,6 +18,7 @@ def claim(scale: AlignmentScale) -> Claim:
                 f"after the same {scale.steps_to_rank} steps three tokens rank worse",
                 regret(interleaved) - regret(triplet),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
         ),
         figure={"one token": regret(triplet), "three tokens": regret(interleaved)},

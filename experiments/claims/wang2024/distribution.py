@@ -1,6 +1,11 @@
 """Outside the training distribution."""
 
-from experiments.alignment import AGREEMENT_THAT_COUNTS, AlignmentScale, agreement
+from experiments.alignment import (
+    AGREEMENT_RESOLUTION,
+    AGREEMENT_THAT_COUNTS,
+    AlignmentScale,
+    agreement,
+)
 from experiments.claim import Arm, Claim, Judgement, above
 
 INDEPENDENT = ("task=independent_corruption",)
@@ -18,13 +23,14 @@ def claim(scale: AlignmentScale) -> Claim:
                 "controlled",
                 "it still tracks gradient descent when every response is corrupted differently",
                 agreement(full, under=INDEPENDENT),
-                above(AGREEMENT_THAT_COUNTS),
+                above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
+                primary=True,
             ),
             Judgement(
                 "controlled",
                 "and when all queries have norm 1",
                 agreement(full, under=UNIT_NORM),
-                above(AGREEMENT_THAT_COUNTS),
+                above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
             ),
         ),
         figure={

@@ -58,7 +58,8 @@ def claim(scale: AlignmentScale) -> Claim:
                 "controlled",
                 "then the gain goes with the accuracy of the critic: their correlation",
                 of_own_rounds(own, "correlation", under=DIRECTION),
-                above(CORRELATION_THAT_COUNTS),
+                above(CORRELATION_THAT_COUNTS, 0.1),
+                primary=True,
             ),
             Judgement(
                 "controlled",

@@ -1,0 +1,55 @@
+"""Controls that must come out negative."""
+
+from experiments.claim import Arm, Claim, Judgement, Scale, below, within
+from experiments.dialogue import (
+    ACCURACY_THAT_COUNTS,
+    ACTIVATION_THAT_COUNTS,
+    LAST,
+    beyond_none,
+    inside,
+    reading,
+)
+
+CHECKED_AT_RANDOM = ("task.critic_accuracy=[0.5]", "evaluation.concept=false")
+
+
+def claim(scale: Scale) -> Claim:
+    """No instructions, checks that say nothing, a network that was not trained, shuffled labels."""
+    base = Arm()
+    untrained = Arm(("train.steps=1",), tuned=False)
+    return Claim(
+        sentence="Without instructions, true checks, training or labels nothing is found.",
+        place="ours: negative controls of Liu et al. (2025)",
+        judgements=(
+            Judgement(
+                "controlled",
+                "neutral instructions do not activate the concept",
+                reading(base, "activation", "none") - reading(base, "activation", "none", at=0),
+                below(ACTIVATION_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "with checks that guess, neutral rounds do not raise the accuracy",
+                reading(base, "accuracy", "none", under=CHECKED_AT_RANDOM)
+                - reading(base, "accuracy", "none", at=0, under=CHECKED_AT_RANDOM),
+                within(ACCURACY_THAT_COUNTS),
+                primary=True,
+            ),
+            Judgement(
+                "controlled",
+                "careful instructions do nothing for a network that is not trained",
+                beyond_none(untrained, "accuracy"),
+                within(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "a probe of other dialogues' log-odds explains nothing",
+                inside(base, "probe", "shuffled", at=(-1, LAST)),
+                below(0.05),
+            ),
+        ),
+        figure={
+            "checks by the critic": reading(base, "accuracy", "none"),
+            "checks that guess": reading(base, "accuracy", "none", under=CHECKED_AT_RANDOM),
+        },
+    )

@@ -1,0 +1,33 @@
+"""An immoral instruction lasts one round."""
+
+from experiments.claim import Arm, Claim, Judgement, Scale, below, within
+from experiments.dialogue import (
+    ACTIVATION_THAT_COUNTS,
+    inside,
+)
+
+
+def claim(scale: Scale) -> Claim:
+    """What the probe reads, less what it reads without the careless instruction of round 2."""
+    base = Arm()
+    at_once, later = (inside(base, "immoral", "language_model", "reading", at=n) for n in (0, 1))
+    return Claim(
+        sentence="An immoral instruction changes the concept at once, and for one round only.",
+        place="Liu et al. (2025), section 5",
+        judgements=(
+            Judgement(
+                "controlled",
+                "the concept falls in that round",
+                at_once,
+                below(-ACTIVATION_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "a round later nothing is left of it",
+                later,
+                within(ACTIVATION_THAT_COUNTS),
+                primary=True,
+            ),
+        ),
+        figure={},
+    )

@@ -1,0 +1,43 @@
+"""The concept drives uncertainty: the published regression."""
+
+from experiments.claim import Arm, Claim, Judgement, Scale, above
+from experiments.dialogue import (
+    inside,
+)
+
+SHARE_THAT_COUNTS = 0.05
+
+
+def claim(scale: Scale) -> Claim:
+    """The change of the cosine predicts, held out, whether uncertainty did not rise."""
+    base = Arm()
+    by = {
+        name: inside(base, "prediction", "language_model", name)
+        for name in ("commonest", "concept", "round", "both")
+    }
+    return Claim(
+        sentence="The change of the concept predicts whether uncertainty rises.",
+        place="Liu et al. (2025), section 5: 83.18%",
+        judgements=(
+            Judgement(
+                "published",
+                "it is right in more than 0.78 of the rounds",
+                by["concept"],
+                above(0.78, SHARE_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "and more often than always saying that it does not",
+                by["concept"] - by["commonest"],
+                above(SHARE_THAT_COUNTS),
+                primary=True,
+            ),
+            Judgement(
+                "controlled",
+                "with the number of the round it is right more often than that alone",
+                by["both"] - by["round"],
+                above(SHARE_THAT_COUNTS),
+            ),
+        ),
+        figure={},
+    )

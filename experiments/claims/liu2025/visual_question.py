@@ -1,0 +1,33 @@
+"""Answers to visual questions get worse again after round 2."""
+
+from experiments.claim import Arm, Claim, Judgement, Scale, above, below
+from experiments.dialogue import ACCURACY_THAT_COUNTS, reading
+
+
+def claim(scale: Scale) -> Claim:
+    """The picture is several noisy views of an attribute: no instruction lifts that ceiling."""
+    arm = Arm(("task=visual_question",), tuned=False)
+    return Claim(
+        sentence="Visual question answering improves until round 2, and then drops.",
+        place="Liu et al. (2025), section 3",
+        judgements=(
+            Judgement(
+                "published",
+                "the accuracy rises from the first answer to round 2",
+                reading(arm, "accuracy", at=2) - reading(arm, "accuracy", at=0),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "published",
+                "and is lower in the last round than in round 2",
+                reading(arm, "accuracy") - reading(arm, "accuracy", at=2),
+                below(-ACCURACY_THAT_COUNTS),
+                primary=True,
+            ),
+        ),
+        figure={
+            "careful": reading(arm, "accuracy"),
+            "none": reading(arm, "accuracy", "none"),
+            "careful, exact reader": reading(arm, "accuracy", reader="exact"),
+        },
+    )

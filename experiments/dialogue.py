@@ -1,0 +1,151 @@
+"""The study of the dialogue world: its claims, their readings, effects that count, and sizes."""
+
+import dataclasses
+
+from experiments.claim import (
+    Arm,
+    Claim,
+    Effect,
+    Learned,
+    Reading,
+    Scale,
+    Seeds,
+    StudyReading,
+    below,
+    load_claim,
+)
+from icl_align.dialogue.options import Options
+
+# Paper -> its claims, in the order of the report: files of its folder in `experiments/claims`.
+CLAIMS = {
+    "wang2024": ("self_check",),
+    "liu2025": (
+        "convergence",
+        "kinds",
+        "visual_question",
+        "uncertainty",
+        "calibration",
+        "activation",
+        "steering",
+        "regression",
+        "immoral",
+        "printed_rule",
+        "over_confidence",
+        "rounds_attention",
+        "rounds_heads",
+        "rounds_mlp",
+        "rounds_depth",
+        "dialogue_controls",
+    ),
+}
+# The smallest effects that count, fixed before the campaign's seeds were trained: of accuracy and
+# calibration error about a tenth of what careful instructions bring an exact reader (0.163), and of
+# what else a tenth of what the first correction changes.
+ACCURACY_THAT_COUNTS = 0.02
+UNCERTAINTY_THAT_COUNTS = 0.02
+ACTIVATION_THAT_COUNTS = 0.3
+LAST = Options().task.rounds - 1
+# A network that is further behind the exact reader, in nats an answer token, has not learned.
+LEARNED = Learned("excess_loss", "speakers", below(0.03), "to read (excess loss below 0.03 nats)")
+RECIPES = (
+    ("model.init=torch", ("model.init=torch",)),
+    ("half as many steps", ("train.steps=750",)),
+    ("twice as many", ("train.steps=3000",)),
+)
+
+
+def load(name: str, scale: Scale) -> Claim:
+    """The claim `name` at a scale."""
+    return load_claim(CLAIMS, name, scale)
+
+
+def reading(
+    arm: Arm,
+    quantity: str,
+    plan: str = "careful",
+    at: int = LAST,
+    reader: str = Options.measures.trained,
+    under: tuple[str, ...] = (),
+) -> Effect:
+    """The effect that is one reading.
+
+    Args:
+      arm: which run.
+      quantity: of `icl_align.dialogue.options.QUANTITIES`.
+      plan: who instructs.
+      at: the round, from 0.
+      reader: one of `icl_align.dialogue.options.READERS`.
+      under: as of `Reading`.
+    """
+    return Effect(((1, Reading(arm, quantity, reader, plan, at, under)),))
+
+
+def beyond_none(arm: Arm, quantity: str, plan: str = "careful", **which) -> Effect:
+    """What a plan changes: less what neutral instructions do; keywords as of `reading`."""
+    return reading(arm, quantity, plan, **which) - reading(arm, quantity, "none", **which)
+
+
+def inside(arm: Arm, *keys: str, at: int | tuple[int, ...] | None = None) -> Effect:
+    """The effect that is one number of `concept.json`; arguments as of `StudyReading`."""
+    return Effect(((1, StudyReading(arm, keys, at, ("evaluation.concept=true",))),))
+
+
+def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Effect:
+    """The share of harmful requests with which networks comply.
+
+    Args:
+      arm: of task=request.
+      attack, defence: as `attacks.json` names them.
+      options: of `icl_align.attack`.
+    """
+    keys = ("success", Options.measures.trained, attack, defence)
+    return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True)),))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DialogueScale(Scale):
+    """A scale with the sizes of attacks.
+
+    Attributes:
+      attack: options of `icl_align.attack`.
+    """
+
+    attack: tuple[str, ...]
+
+
+SCALES = {
+    "smoke": DialogueScale(
+        world="dialogue",
+        base=(
+            "+scale=smoke",
+            "model.num_layers=2",
+            "evaluation.num_contexts=8",
+            "evaluation.concept=false",
+        ),
+        learning_rates=(1e-3, 2e-3),
+        learning_rate=1e-3,
+        learned=LEARNED,
+        seeds=Seeds(judged=2, exploratory=2, pilot=0),
+        most_extensions=0,
+        judges=False,
+        attack=("num_requests=4", "budget=40", "candidates=5", "draws=1"),
+    ),
+    "small": DialogueScale(
+        world="dialogue",
+        base=("train.steps=1500", "evaluation.num_contexts=512", "evaluation.concept=false"),
+        learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
+        learning_rate=1e-3,
+        learned=LEARNED,
+        seeds=Seeds(judged=20, exploratory=8, pilot=3),
+        attack=("num_requests=64", "budget=512"),
+    ),
+    "paper": DialogueScale(
+        world="dialogue",
+        base=("evaluation.concept=false",),
+        learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
+        learning_rate=1e-3,
+        learned=LEARNED,
+        seeds=Seeds(judged=20, exploratory=20, pilot=5),
+        attack=(),
+    ),
+}

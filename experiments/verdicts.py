@@ -1,0 +1,133 @@
+"""From runs to verdicts: findings of every judgement, and verdicts.json with all they stand on."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.campaign import Campaign, digest_of, read_registered
+from experiments.claim import Claim, Judgement
+from experiments.judge import Family, Finding, Measured, judge
+from icl_align.running.files import DamagedFileError, read_json
+
+Families = dict[bool, Family]
+
+
+class Judged(NamedTuple):
+    """A judgement with all that is known of it."""
+
+    name: str  # of its claim
+    claim: Claim
+    judgement: Judgement
+    campaign: Campaign
+    values: np.ndarray | None  # one a seed
+    finding: Finding
+
+
+def judged(campaigns: dict[str, Campaign], families: Families) -> list[Judged]:
+    """Every judgement of some campaigns, in their order, with what the judge says of it.
+
+    Args:
+      campaigns: world -> what was run.
+      families: of all judgements there are; p is corrected for them.
+    """
+    every = [
+        (name, claim, judgement, campaign)
+        for campaign in campaigns.values()
+        for name, claim in campaign.claims.items()
+        for judgement in claim.judgements
+    ]
+    values = [campaign.values(one.how, one.effect) for _, _, one, campaign in every]
+    findings: dict[int, Finding] = {}
+    for primary, family in families.items():
+        places = [n for n, (_, _, one, _) in enumerate(every) if one.primary == primary]
+        effects = [_measured(values[n], *every[n][2:]) for n in places]
+        findings |= zip(places, judge(effects, family), strict=True)
+    return [
+        Judged(*every[n], values[n], _unless_too_small(every[n][3], findings[n]))
+        for n in range(len(every))
+    ]
+
+
+def _measured(values: np.ndarray | None, judgement: Judgement, campaign: Campaign) -> Measured:
+    learned = values is None or campaign.learned(judgement.how, judgement.effect)
+    return Measured(values, judgement.predicted, learned)
+
+
+def _unless_too_small(campaign: Campaign, finding: Finding) -> Finding:
+    if campaign.scale.judges:
+        return finding
+    return finding._replace(verdict="undecided", reason="runs of this scale judge nothing")
+
+
+def verdict_rows(found: list[Judged], families: Families) -> list[dict[str, Any]]:
+    """One plain dictionary for each judgement."""
+    return [_row(one, families) for one in found]
+
+
+def _row(one: Judged, families: Families) -> dict[str, Any]:
+    finding, judgement = one.finding, one.judgement
+    about = read_registered(one.campaign.folder).get(one.name, {})
+    return {
+        "claim": one.name,
+        "paper": one.claim.paper,
+        "world": one.campaign.scale.world,
+        "judgement": f"{judgement.how}: {judgement.prediction}",
+        "primary": judgement.primary,
+        "predicted": str(judgement.predicted),
+        "effect": number(finding.mean),
+        "low": number(finding.low),
+        "high": number(finding.high),
+        "values": None if one.values is None else [number(float(v)) for v in one.values],
+        "p_value": finding.p_value,
+        "corrected": finding.corrected,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "registered": about.get("hash"),
+        "changed_since": bool(about) and about["hash"] != digest_of(one.claim),
+        **one.campaign.power_of(judgement, families),
+        "runs": [
+            {"run": run.folder.name, "rate": run.config.train.learning_rate}
+            for run in runs_of(one.campaign, judgement)
+        ],
+    }
+
+
+def runs_of(campaign: Campaign, judgement: Judgement) -> Iterator[Any]:
+    """The runs that a judgement reads, each once."""
+    arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
+    found = (campaign.run_of(judgement.how, arm) for arm in arms)
+    return (run for run in found if run is not None)
+
+
+def number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def differences_from(path: Path, campaigns: dict[str, Campaign], families: Families) -> list[str]:
+    """A line for each number of a verdicts.json that is not what the run folders give."""
+    try:
+        held = read_json(path)
+    except (DamagedFileError, OSError) as error:
+        return [str(error)]
+    now = verdict_rows(judged(campaigns, families), families)
+    lines = []
+    if len(held) != len(now):
+        lines.append(f"{path} holds {len(held)} judgements, the run folders give {len(now)}")
+    for before, after in zip(held, now, strict=False):
+        for key in after.keys() | before.keys():
+            if not _same(before.get(key), after.get(key)):
+                where = f"{after['claim']}, {after['judgement']}: {key}"
+                lines.append(f"{where} is {before.get(key)}, the run folders give {after.get(key)}")
+    return lines
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b

@@ -160,6 +160,26 @@ def _share(value: float | None) -> str:
     return f"{value:.0e}" if value >= 1000 or value < 1e-3 else f"{value:.3f}"
 
 
+TRAINING_COLUMNS = ("loss", "agreement with the step", "attention to the best remaining")
+
+
+def _before_and_after(of_seeds: list[dict[str, Any]], key: str) -> str:
+    """Means over the seeds that did not diverge, and their range at the end."""
+    whole = [of["rows"] for of in of_seeds if of["diverged_by"] is None]
+    before = sum(of["rows"][0][key] for of in of_seeds) / len(of_seeds)
+    if not whole:
+        return f"{before:.3f} -> none"
+    ends = [rows[-1][key] for rows in whole]
+    spread = f" ({min(ends):.3f} to {max(ends):.3f})" if len(ends) > 1 else ""
+    return f"{before:.3f} -> {sum(ends) / len(ends):.3f}{spread}"
+
+
+def _diverged(of_seeds: list[dict[str, Any]]) -> str:
+    steps = [of["diverged_by"] for of in of_seeds if of["diverged_by"] is not None]
+    where = f", by step {', '.join(map(str, steps))}" if steps else ""
+    return f"{len(steps)} of {len(of_seeds)}{where}"
+
+
 def _compare_run(options: TheoryConfig) -> None:
     from icl_align.running.run_folder import config_of_run
 
@@ -257,10 +277,10 @@ def trained_cells(results: dict[str, Any]) -> list[tuple[str, list, list]]:
         (
             "training from the construction, before -> after; the loss at its optimum is "
             + (f"{optimum:.3f}" if (optimum := results["training"]["optimum"]) else "not defined"),
-            ["start", "loss", "agreement with the step", "attention to the best remaining"],
+            ["start", *TRAINING_COLUMNS, "seeds that diverged"],
             [
-                [name, *(f"{rows[0][k]:.3f} -> {rows[-1][k]:.3f}" for k in watched)]
-                for name, rows in results["training"]["starts"].items()
+                [name, *(_before_and_after(of_seeds, k) for k in watched), _diverged(of_seeds)]
+                for name, of_seeds in results["training"]["starts"].items()
             ],
         )
     )

@@ -1,6 +1,8 @@
 """Training that starts at the construction, and whether it stays there."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,12 +42,14 @@ def training_from_the_construction(
 
     Starts: the sharp network and the dull one, each with the run's learning rate and with `SLOW`
     times that, and the same architecture initialised as usual. Queries have norm 1, and the target
-    of "agreement" is the gradient step that the construction takes.
+    of "agreement" is the gradient step that the construction takes. Each start is trained with
+    every seed of the run: what differs are the contexts, and the initial network.
 
     Returns:
       "optimum", the least loss that any answers reach (None where the loss has none to find), and
-      "starts": start -> rows of step, loss, agreement (cosine with the gradient step) and picks
-      (`picks_by_rank`, mean over the ranks 1 to N - 1). Rows end where training diverges.
+      "starts": start -> for each seed "rows" of step, loss, agreement (cosine with the gradient
+      step) and picks (`picks_by_rank`, mean over the ranks 1 to N - 1), and "diverged_by": None, or
+      the step at which its numbers were first seen to be no longer finite; there the rows end.
     """
     rate = 0.1
     task = dataclasses.replace(config.task, num_responses=num_responses, unit_norm_queries=True)
@@ -57,12 +61,14 @@ def training_from_the_construction(
         return plackett_luce_network(zero, rate, num_responses, sharpness=sharpness)
 
     model = build(SHARP).config.model
-    own = Options(task=task, model=model, loss=loss, train=train, seed=config.seed)
+    seeds = {"seed": config.seed, "num_seeds": config.num_seeds}
+    own = Options(task=task, model=model, loss=loss, train=train, **seeds)
     contexts, keys = held_out(own, 512)
     shown = shown_to_transformer(task, contexts, keys)
     step = last_answer(contexts, plain_descent(1, rate), keys, "negative_squared_distance")
 
     @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None, None, None))
     def judge(params, contexts, shown, step):
         network = Network(own, params)
         predictions = as_module(network)(shown)
@@ -81,29 +87,35 @@ def training_from_the_construction(
         "dull, slow": (build(DULL), SLOW),
         "initialised": (None, 1.0),
     }
-    chunk = make_chunk(own, num_steps, make_mesh(own, 1, jax.local_devices()[:1]))
-    rows: dict[str, Any] = {}
+    mesh = make_mesh(own, own.num_seeds, jax.local_devices()[:1])
+    chunk = make_chunk(own, num_steps, mesh)
+    like = abstract_network(own)[1]
+    found: dict[str, Any] = {}
     for place, (name, (network, pace)) in enumerate(starts.items()):
         paced = dataclasses.replace(train, learning_rate=pace * train.learning_rate)
         members, state = members_of(dataclasses.replace(own, train=paced)), init_state(own)
         if network is not None:
-            params = jax.tree.map(lambda leaf: leaf[None], network.params)
+            params = jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (own.num_seeds, *leaf.shape)), network.params
+            )
             opt_state = jax.vmap(make_optimizer(train).init)(params)
             state = TrainState(params, opt_state, state.step)
         state = pack(state, leading=1)
-        rows[name] = []
+        found[name] = [{"rows": [], "diverged_by": None} for _ in range(own.num_seeds)]
         for before, after in zip([0, *looks], looks, strict=False):
             if after > before:
                 state, _ = chunk(members, state, after - before)
-            packed = jax.tree.map(lambda leaf: leaf[0], state.params)
-            params = unpack(packed, like=abstract_network(own)[1])
-            values = judge(params, contexts, shown, step)
-            if not all(map(np.isfinite, values.values())):
-                break  # diverged: the rows end here
-            rows[name].append({"step": after} | {key: float(v) for key, v in values.items()})
+            params = jax.vmap(lambda packed: unpack(packed, like=like))(state.params)
+            values = jax.device_get(judge(params, contexts, shown, step))
+            for seed, of_seed in enumerate(found[name]):
+                row = {key: float(of[seed]) for key, of in values.items()}
+                if of_seed["diverged_by"] is None and all(map(math.isfinite, row.values())):
+                    of_seed["rows"].append({"step": after} | row)
+                elif of_seed["diverged_by"] is None:
+                    of_seed["diverged_by"] = after
             progress((place + after / num_steps) / len(starts))
     best = None
     if loss.name == "plackett_luce":
         optimum = plackett_luce_optimum(contexts, loss.score)
         best = float(training_loss(loss, optimum, contexts))
-    return {"optimum": best, "starts": rows}
+    return {"optimum": best, "starts": found}

@@ -133,12 +133,17 @@ def trained_figure(results: dict[str, Any]) -> Figure:
     figure.colorbar(image, ax=panels[1, 1], shrink=0.8)
 
     axes = panels[1, 2]
-    for (name, rows), color in zip(results["training"]["starts"].items(), COLORS, strict=False):
-        x = [max(row["step"], 0.5) for row in rows]
-        axes.semilogx(x, [row["picks"] for row in rows], "o-", ms=3, color=color, label=name)
+    starts = results["training"]["starts"]
+    for (name, of_seeds), color in zip(starts.items(), COLORS, strict=False):
+        for seed, of in enumerate(of_seeds):
+            x = [max(row["step"], 0.5) for row in of["rows"]]
+            y = [row["picks"] for row in of["rows"]]
+            axes.semilogx(x, y, "o-", ms=3, lw=1, color=color, label=None if seed else name)
+            if of["diverged_by"] is not None:
+                axes.plot(x[-1], y[-1], "X", ms=8, color=color)
     axes.set_xlabel("training step (first: before training)")
     axes.set_ylabel("attention to each rank by its best head")
-    axes.set_title("Training from the construction", fontsize=9)
+    axes.set_title("Training from the construction (X: it diverges)", fontsize=9)
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
     _clean(axes)

@@ -125,8 +125,14 @@ def results(attempts=(2, 4), order=("agreement", "loss", "picks")):
             "optimum": 1.125,
             "starts": {
                 "constructed": [
-                    {"step": 0, **{key: row[key] for key in order}},
-                    {"step": 3, **{key: end[key] for key in order}},
+                    {
+                        "rows": [
+                            {"step": 0, **{key: row[key] for key in order}},
+                            {"step": 3, **{key: end[key] for key in order}},
+                        ],
+                        "diverged_by": None,
+                    },
+                    {"rows": [{"step": 0, **{key: row[key] for key in order}}], "diverged_by": 3},
                 ]
             },
         },
@@ -230,6 +236,7 @@ def test_what_training_changes_stands_under_its_own_heading(order):
     assert column(header, cells, "loss") == ["1.500 -> 1.250"]
     assert column(header, cells, "agreement with the step") == ["0.250 -> 0.500"]
     assert column(header, cells, "attention to the best remaining") == ["0.750 -> 0.125"]
+    assert column(header, cells, "seeds that diverged") == ["1 of 2, by step 3"]
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -298,7 +305,8 @@ def test_the_figure_of_a_comparison_draws_what_the_results_say():
     np.testing.assert_array_equal(maps, [[0.5, 0.3, 0.1], [0.2, 0.2, 0.2]])
     maps = panel("Attention by rank, constructed, head 1").images[0].get_array()
     np.testing.assert_array_equal(maps, [[1, 0, 0], [0, 0.9, 0]])
-    (curve,) = panel("Training from").get_lines()
+    curve, *others = panel("Training from").get_lines()
+    assert [line.get_marker() for line in others] == ["o", "X"]  # the other seed diverges
     np.testing.assert_array_equal(curve.get_xydata(), [[0.5, 0.75], [3, 0.125]])
 
 

@@ -245,7 +245,10 @@ def test_all_tokens_of_an_attempt_count_and_what_is_missing_is_the_bare_query_s(
 def test_training_starts_at_the_construction_and_goes_on_from_there():
     shares = []
     results = training_from_the_construction(CONFIG, 2, 2, shares.append)
-    rows = results["starts"]
+    starts = results["starts"]
+    assert {of["diverged_by"] for of_seeds in starts.values() for of in of_seeds} == {None}
+    assert {len(of_seeds) for of_seeds in starts.values()} == {CONFIG.num_seeds}
+    rows = {name: of_seeds[0]["rows"] for name, of_seeds in starts.items()}
     assert all(row["loss"] > results["optimum"] for of_start in rows.values() for row in of_start)
     assert list(rows) == [
         "constructed",

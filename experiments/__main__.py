@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from experiments.campaign import Campaign
 
 
+SEEDS_FILE = "seeds.json"  # the options that the report was made with
+SEED_OPTIONS = ("seed", "num_seeds", "exploratory_seeds", "pilot_seeds")
+
+
 @dataclasses.dataclass
 class CampaignOptions:
     """The options of `python -m experiments`."""
@@ -220,6 +224,7 @@ def run_campaigns(
     from experiments.campaign import families
     from experiments.engine import run_jobs
     from experiments.report import write_report
+    from icl_align.running.files import write_json
     from icl_align.running.run_folder import sole_user_of
     from icl_align.running.tracking import check_account
 
@@ -246,6 +251,7 @@ def run_campaigns(
             command,
             options.figure_format,
         )
+        write_json(folder / SEEDS_FILE, {name: getattr(options, name) for name in SEED_OPTIONS})
     print(f"report: {page}")
     if failed:
         sys.stderr.write(
@@ -267,11 +273,26 @@ def reported(
 def check_report(
     every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
 ) -> int:
-    """Computes every number of verdicts.json anew from the run folders; 1 if one differs."""
+    """Computes every number of verdicts.json anew from the run folders; 1 if one differs.
+
+    The seeds are those of the report, if no others are named.
+    """
     from experiments.campaign import families
     from experiments.verdicts import differences_from
+    from icl_align.running.files import DamagedFileError, read_json
 
     folder = folder_of(options)
+    try:
+        held = read_json(folder / SEEDS_FILE)
+    except FileNotFoundError:
+        raise ConfigError("folder", folder, "holds no report; run some claims first") from None
+    except DamagedFileError as error:
+        raise ConfigError("folder", folder, str(error)) from error
+    default = CampaignOptions()
+    for name in SEED_OPTIONS:
+        if getattr(options, name) == getattr(default, name):
+            setattr(options, name, held[name])
+    scales = options.scales()
     registered = families(claim for own in every.values() for claim in own.values())
     campaigns = campaigns_of(reported((), every, folder), scales, options)
     differing = differences_from(folder / "report" / "verdicts.json", campaigns, registered)

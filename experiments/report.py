@@ -14,13 +14,14 @@ from experiments.judge import LEAST_SEEDS, interval
 from experiments.page import page_of
 from experiments.power import WANTED
 from experiments.runs import Run
-from experiments.verdicts import Families, Judged, judged, verdict_rows
+from experiments.verdicts import Families, Judged, judged, skewness, verdict_rows
 from icl_align.config import Config, WandbConfig, differences, setting
 from icl_align.running.files import save_figure, write_json
 from icl_align.running.tracking import log_verdicts
 from icl_align.running.training import build_network
 from icl_align.transformer import num_parameters
 
+SKEWED = 1.0  # half of what exponential values have, for which Student's test errs
 SAID = {"supported": "What holds", "contradicted": "What does not", "undecided": "What is open"}
 
 
@@ -152,6 +153,7 @@ def claim_section(found: list[Judged], families: Families) -> list[str]:
         f"- **{one.finding.verdict}**, {'primary, ' if one.judgement.primary else ''}"
         f"{one.judgement.how}: {one.judgement.prediction}. Effect {effect_cell(one)}, predicted "
         f"{one.judgement.predicted}: {one.finding.reason}. {_power_said(one, families)}"
+        f"{_skew_said(one)}"
         for one in found
     ]
     return [
@@ -182,6 +184,13 @@ def _power_said(one: Judged, families: Families) -> str:
         f"{about['seeds']} seeds; by the pilot's spread of {about['spread']:.3g} the power to "
         f"tell {about['resolution']:g} is {about['power']:.2f}; {needed} seeds give {WANTED:g}."
     )
+
+
+def _skew_said(one: Judged) -> str:
+    skew = skewness(one.values)
+    if skew is None or abs(skew) < SKEWED:
+        return ""
+    return f" The values are skewed ({skew:.1f}): more seeds would make the verdict safer."
 
 
 def _moved(found: list[Judged]) -> list[str]:

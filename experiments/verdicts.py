@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from experiments.campaign import Campaign, digest_of, read_registered
 from experiments.claim import Claim, Judgement
@@ -81,6 +82,7 @@ def _row(one: Judged, families: Families) -> dict[str, Any]:
         "low": number(finding.low),
         "high": number(finding.high),
         "values": None if one.values is None else [number(float(v)) for v in one.values],
+        "skewness": skewness(one.values),
         "p_value": finding.p_value,
         "corrected": finding.corrected,
         "verdict": finding.verdict,
@@ -100,6 +102,13 @@ def runs_of(campaign: Campaign, judgement: Judgement) -> Iterator[Any]:
     arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
     found = (campaign.run_of(judgement.how, arm) for arm in arms)
     return (run for run in found if run is not None)
+
+
+def skewness(values: np.ndarray | None) -> float | None:
+    """Of the values of the seeds, corrected for their number; None of fewer than 3, or alike."""
+    if values is None or len(values) < 3 or not np.all(np.isfinite(values)) or not np.ptp(values):
+        return None
+    return float(stats.skew(values, bias=False))
 
 
 def number(value: float) -> float | None:

@@ -529,7 +529,8 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(toy, tmp_path):
     assert status == 0
     assert "jobs" not in err  # nothing was left to do
     assert json.loads((folder / "report" / "verdicts.json").read_text()) == rows
-    status, out, err = finish(start_toy(toy, folder, "check", "scale=long"))
+    check = ["check", "world=toy", "scale=long", f"folder={folder}", "wandb.mode=disabled"]
+    status, out, err = finish(start(*check, module="experiments", cwd=toy, env_path=toy))
     assert status == 0, err
     assert "is that of the run folders" in out
 
@@ -607,6 +608,7 @@ def test_without_arguments_the_claims_are_listed():
         (["scale=smoke"], ["claim=", "name some of"]),
         (["heads", "hydra/launcher=joblib"], ["need -m"]),
         (["heads", "num_seed=3"], ["num_seed=3"]),
+        (["check", "scale=smoke"], ["campaigns/smoke", "holds no report"]),
         (["heads", "-m", "hydra/sweeper=learning_rate"], ["hydra/sweeper=learning_rate"]),
         (["heads", "-m", "hydra/launcher=nix"], ["hydra/launcher=nix", "processes"]),
     ],

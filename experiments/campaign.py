@@ -78,9 +78,13 @@ class Campaign:
                 break
             self.grid = tuple(sorted({*self.grid, *edges}))
             self._add_pilot()
-        self.is_piloted = all(run.finished() for run in self.runs.values())
+        self._ask_of_pilot()
+        self.is_piloted = self._is_finished()
         if self.is_piloted:
             self._add_judged()
+
+    def _is_finished(self) -> bool:
+        return all(run.finished() for run in self.runs.values())
 
     def _folders_by_identity(self) -> dict[str, Path]:
         found = {}
@@ -106,9 +110,15 @@ class Campaign:
         for name, claim in self.claims.items():
             for how, reading in claim.readings():
                 for rate in self.rates(how, reading.arm):
-                    self._add(
-                        name, Place(reading.arm, rate, PILOT), self.scale.seeds.pilot, reading
-                    )
+                    self._add(name, Place(reading.arm, rate, PILOT), self.scale.seeds.pilot)
+
+    def _ask_of_pilot(self) -> None:
+        """Studies, attacks and other evaluations, at the chosen rates only."""
+        if self.scale.seeds.pilot and self._is_finished():
+            for claim in self.claims.values():
+                for how, reading in claim.readings():
+                    place = Place(reading.arm, self.chosen_rate(how, reading.arm), PILOT)
+                    _ask(self._places[place], reading)
 
     def _edges(self) -> set[float]:
         """The rates beyond the grid that an arm's best one at its edge asks for."""
@@ -141,13 +151,14 @@ class Campaign:
             for how, reading in claim.readings():
                 place = self._judged_place(how, reading.arm)
                 # What is drawn only needs no more than what is explored.
-                self._add(name, place, number.get(place, self.scale.seeds.exploratory), reading)
+                run = self._add(name, place, number.get(place, self.scale.seeds.exploratory))
+                _ask(run, reading)
             for _, overrides in claim.moved_by if self.scale.seeds.pilot else ():
                 for judgement in claim.judgements:
                     if judgement.primary:
                         for _, reading in judgement.effect.terms:
                             place = self._moved_place(judgement.how, reading.arm, overrides)
-                            self._add(name, place, self.scale.seeds.pilot, reading)
+                            _ask(self._add(name, place, self.scale.seeds.pilot), reading)
 
     def _judged_place(self, how: str, arm: Arm) -> Place:
         return Place(arm, self.chosen_rate(how, arm), JUDGED)
@@ -173,7 +184,7 @@ class Campaign:
             for rate in self.rates(how, arm)
         }
 
-    def _add(self, name: str, place: Place, number: int, reading: Any) -> None:
+    def _add(self, name: str, place: Place, number: int) -> Run:
         if place not in self._places:
             overrides = [*self._overrides, *place.arm.overrides]
             overrides += [f"train.learning_rate={place.rate}", *self._seeds(place.stage, number)]
@@ -196,10 +207,7 @@ class Campaign:
             self._places[place] = self.runs[key]
         run = self._places[place]
         run.tags |= {name, *_ablations(place.arm)}
-        if isinstance(reading, StudyReading) and reading.of_attack:
-            run.attacks.add(reading.under)
-        elif reading.under:
-            run.evaluations.add(reading.under)
+        return run
 
     # --------------------------------------------------------------------------------- what to do
 
@@ -339,6 +347,14 @@ def read_registered(folder: Path) -> dict[str, Any]:
     """Name of a claim -> what was written down of it."""
     path = folder / REGISTERED
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _ask(run: Run, reading: Reading | StudyReading) -> None:
+    """What a run needs beside its curves for a reading."""
+    if isinstance(reading, StudyReading) and reading.of_attack:
+        run.attacks.add(reading.under)
+    elif reading.under:
+        run.evaluations.add(reading.under)
 
 
 def digest_of(claim: Claim) -> str:

@@ -94,7 +94,8 @@ def run_all(found):
 
 def run_stages(of):
     """The pilot, then what is judged; `of` makes the campaign anew."""
-    run_all(of())
+    run_all(of())  # trains the pilot
+    run_all(of())  # evaluates it where a rate was chosen
     found = of()
     assert found.is_piloted
     found.register(families([claim for claim in found.claims.values()]))
@@ -302,6 +303,8 @@ def test_the_pilot_chooses_the_rate_and_other_seeds_are_judged(finished):
     assert found.chosen_rate("controlled", FULL) == best
     assert found.chosen_rate("published", FULL) == TINY.learning_rate
     assert {run.config.seed for run in pilots.values()} == {3}
+    # What is evaluated beside curves is so at the chosen rate only.
+    assert {rate for rate, run in pilots.items() if run.evaluations} == {best}
     run = found.run_of("controlled", FULL)
     assert run.config.train.learning_rate == best
     assert (run.config.seed, run.config.num_seeds) == (7, 3)

@@ -42,7 +42,7 @@ def verdicts_figure(found: list[Judged]) -> Figure:
     axes = figure.subplots()
     for row, one in enumerate(shown):
         mean, low, high = (
-            _inside(one.judgement.predicted, value)
+            _inside(one.judgement.predicted, value, one.finding.mean)
             for value in (one.finding.mean, one.finding.low, one.finding.high)
         )
         color = VERDICT_COLORS[one.finding.verdict]
@@ -65,14 +65,13 @@ def verdicts_figure(found: list[Judged]) -> Figure:
     return figure
 
 
-def _inside(predicted: Range, value: float) -> float:
-    """How far inside the nearer end of a range a value lies, in resolutions; below 0 outside."""
-    distances = []
-    if predicted.low > -np.inf:
-        distances.append(value - predicted.low)
-    if predicted.high < np.inf:
-        distances.append(predicted.high - value)
-    return min(distances) / predicted.resolution
+def _inside(predicted: Range, value: float, mean: float) -> float:
+    """How far inside the end of a range that is nearer to the mean a value lies, in resolutions;
+    below 0 outside.
+    """
+    from_low, from_high = value - predicted.low, predicted.high - value
+    is_low = mean - predicted.low < predicted.high - mean
+    return (from_low if is_low else from_high) / predicted.resolution
 
 
 def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:

@@ -64,7 +64,7 @@ class CampaignOptions:
         Raises:
           ConfigError: no world has this scale.
         """
-        named = {world: studies()[world].SCALES for world in self.worlds()}
+        named = {world: own.SCALES for world, own in studies().items()}
         every = dict.fromkeys(name for of_world in named.values() for name in of_world)
         if self.scale not in every:
             raise ConfigError("scale", self.scale, f"must be one of {', '.join(every)}")
@@ -73,10 +73,6 @@ class CampaignOptions:
             for world, of_world in named.items()
             if self.scale in of_world
         }
-
-    def worlds(self) -> list[str]:
-        """Those whose claims may be asked for."""
-        return [self.world] if self.world else [*studies()]
 
     def _with_seeds(self, scale: Scale) -> Scale:
         own = scale.seeds
@@ -148,10 +144,12 @@ def main(arguments: list[str] | None = None) -> None:
         options = read_options(CampaignOptions, own)
         scales = options.scales()
         every = load_all(scales)
+        # What is reported and corrected for does not depend on which are asked for.
+        asked = {w: own for w, own in every.items() if options.world in (None, w)}
         if all(argument.startswith("world=") for argument in arguments):
-            list_claims(every)
+            list_claims(asked)
             return
-        known = tuple(name for of_world in every.values() for name in of_world)
+        known = tuple(name for of_world in asked.values() for name in of_world)
         if not names:
             raise ConfigError("claim", "", f"name some of {', '.join(known)}, or all")
         parsed = parse_overrides(engine)

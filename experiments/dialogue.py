@@ -6,11 +6,13 @@ from experiments.claim import (
     Arm,
     Claim,
     Effect,
+    Judgement,
     Learned,
     Reading,
     Scale,
     Seeds,
     StudyReading,
+    above,
     below,
     load_claim,
 )
@@ -100,6 +102,38 @@ def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Ef
     """
     keys = ("success", Options.measures.trained, attack, defence)
     return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True)),))
+
+
+def part_is_needed(part: str, without: str, ablation: str) -> Claim:
+    """The claim that self-correction over rounds needs a part of the network.
+
+    Args:
+      part: in words.
+      without: what is left, in words.
+      ablation: that takes it away.
+    """
+    base, other = Arm(), Arm((f"+ablation={ablation}",))
+    return Claim(
+        sentence=f"Self-correction over rounds needs {part}.",
+        place="Wang et al. (2024), Theorem 3.3, on the dialogues of Liu et al. (2025)",
+        judgements=(
+            Judgement(
+                "controlled",
+                f"with {without} careful instructions bring less accuracy",
+                beyond_none(base, "accuracy") - beyond_none(other, "accuracy"),
+                above(ACCURACY_THAT_COUNTS),
+                primary=True,
+            ),
+            Judgement(
+                "controlled",
+                "and the last answer is less often right",
+                reading(base, "accuracy") - reading(other, "accuracy"),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+        ),
+        figure={"all parts": reading(base, "accuracy"), without: reading(other, "accuracy")},
+        moved_by=RECIPES,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

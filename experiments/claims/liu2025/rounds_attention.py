@@ -1,38 +1,9 @@
 """Self-correction over rounds needs softmax attention."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, above
-from experiments.dialogue import (
-    ACCURACY_THAT_COUNTS,
-    RECIPES,
-    beyond_none,
-    reading,
-)
+from experiments.claim import Claim, Scale
+from experiments.dialogue import part_is_needed
 
 
 def claim(scale: Scale) -> Claim:
     """What careful instructions bring, with and without the part; both at their best rates."""
-    base, without = Arm(), Arm(("+ablation=linear_attn",))
-    return Claim(
-        sentence="Self-correction over rounds needs softmax attention.",
-        place="Wang et al. (2024), Theorem 3.3, on the dialogues of Liu et al. (2025)",
-        judgements=(
-            Judgement(
-                "controlled",
-                "with linear attention careful instructions bring less accuracy",
-                beyond_none(base, "accuracy") - beyond_none(without, "accuracy"),
-                above(ACCURACY_THAT_COUNTS),
-                primary=True,
-            ),
-            Judgement(
-                "controlled",
-                "and the last answer is less often right",
-                reading(base, "accuracy") - reading(without, "accuracy"),
-                above(ACCURACY_THAT_COUNTS),
-            ),
-        ),
-        figure={
-            "all parts": reading(base, "accuracy"),
-            "linear attention": reading(without, "accuracy"),
-        },
-        moved_by=RECIPES,
-    )
+    return part_is_needed("softmax attention", "linear attention", "linear_attn")

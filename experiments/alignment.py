@@ -47,12 +47,6 @@ AGREEMENT_RESOLUTION = 0.05
 LEARNED = Learned(
     "agreement", "0.0", above(0.5), "to rank (agreement with gradient descent above 0.5)"
 )
-# Under which the effect of a part of the architecture is shown too.
-RECIPES = (
-    ("model.init=torch", ("model.init=torch",)),
-    ("half as many steps", ("train.steps=300",)),
-    ("twice as many", ("train.steps=1200",)),
-)
 
 
 def load(name: str, scale: Scale) -> Claim:
@@ -135,6 +129,7 @@ SCALES = {
             "evaluation.reward_noise=[0.0,0.5,1.0]",
             "evaluation.num_contexts=8",
         ),
+        steps=20,
         learning_rates=(1e-3, 2e-3),
         learned=LEARNED,
         seeds=Seeds(judged=2, exploratory=2, pilot=0),
@@ -151,24 +146,30 @@ SCALES = {
     "small": AlignmentScale(
         world="alignment",
         base=(
+            # Of what a CPU affords, small and long: what the spread over seeds comes from is which
+            # of them have left a plateau, and steps end that sooner than width or batch.
             "+scale=small",
+            "model.width=32",
+            "train.batch_size=32",
             "evaluation.reward_noise=[0.0,0.5,1.0]",
             "evaluation.num_contexts=1024",
         ),
+        steps=2000,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learned=LEARNED,
         seeds=Seeds(judged=20, exploratory=8, pilot=4),
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         depths=(1, 4, 6),
         heads=(1, 2, 4),
-        width_without_mlp=112,
-        width_of_one_block=128,
-        steps_to_rank=200,
-        steps_of_own_rounds=2400,
+        width_without_mlp=56,
+        width_of_one_block=64,
+        steps_to_rank=600,
+        steps_of_own_rounds=4000,
     ),
     "paper": AlignmentScale(
         world="alignment",
         base=("+experiment=paper",),
+        steps=3000,
         learning_rates=(5e-5, 1e-4, 2e-4),
         learned=LEARNED,
         seeds=Seeds(judged=20, exploratory=8, pilot=3),

@@ -65,7 +65,7 @@ class Campaign:
 
     def __init__(self, claims: dict[str, Claim], scale: Scale, folder: Path, wandb: WandbConfig):
         self.claims, self.scale, self.folder, self._wandb = claims, scale, folder, wandb
-        self._overrides = f"world={scale.world}", *scale.base
+        self._overrides = f"world={scale.world}", *scale.base, f"train.steps={scale.steps}"
         self.base = compose_config([*self._overrides, *self._seeds(JUDGED, scale.seeds.judged)])
         self._known = self._folders_by_identity()
         self._places: dict[Place, Run] = {}

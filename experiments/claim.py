@@ -63,6 +63,7 @@ class Scale:
     Attributes:
       world: whose claims they are.
       base: overrides of every run of the campaign.
+      steps: of training.
       learning_rates: the grid over which every tuned arm is trained in the pilot.
       learning_rate: the one of the grid that untuned arms take, as the published study took one.
       learned: when an effect shows anything; None if always.
@@ -73,12 +74,21 @@ class Scale:
 
     world: str
     base: tuple[str, ...]
+    steps: int
     learning_rates: tuple[float, ...]
     learning_rate: float
     learned: Learned | None
     seeds: Seeds
     most_extensions: int = 4
     judges: bool = True
+
+    def recipes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Name -> overrides, under which the effect of a part of the architecture is shown too."""
+        return (
+            ("model.init=torch", ("model.init=torch",)),
+            ("half as many steps", (f"train.steps={self.steps // 2}",)),
+            ("twice as many", (f"train.steps={self.steps * 2}",)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,11 +49,6 @@ ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
 # A network that is further behind the exact reader, in nats an answer token, has not learned.
 LEARNED = Learned("excess_loss", "speakers", below(0.03), "to read (excess loss below 0.03 nats)")
-RECIPES = (
-    ("model.init=torch", ("model.init=torch",)),
-    ("half as many steps", ("train.steps=750",)),
-    ("twice as many", ("train.steps=3000",)),
-)
 
 
 def load(name: str, scale: Scale) -> Claim:
@@ -104,10 +99,11 @@ def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Ef
     return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True)),))
 
 
-def part_is_needed(part: str, without: str, ablation: str) -> Claim:
+def part_is_needed(scale: Scale, part: str, without: str, ablation: str) -> Claim:
     """The claim that self-correction over rounds needs a part of the network.
 
     Args:
+      scale: the sizes.
       part: in words.
       without: what is left, in words.
       ablation: that takes it away.
@@ -132,7 +128,7 @@ def part_is_needed(part: str, without: str, ablation: str) -> Claim:
             ),
         ),
         figure={"all parts": reading(base, "accuracy"), without: reading(other, "accuracy")},
-        moved_by=RECIPES,
+        moved_by=scale.recipes(),
     )
 
 
@@ -156,6 +152,7 @@ SCALES = {
             "evaluation.num_contexts=8",
             "evaluation.concept=false",
         ),
+        steps=20,
         learning_rates=(1e-3, 2e-3),
         learning_rate=1e-3,
         learned=LEARNED,
@@ -166,7 +163,8 @@ SCALES = {
     ),
     "small": DialogueScale(
         world="dialogue",
-        base=("train.steps=1500", "evaluation.num_contexts=512", "evaluation.concept=false"),
+        base=("evaluation.num_contexts=512", "evaluation.concept=false"),
+        steps=1500,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,
@@ -176,6 +174,7 @@ SCALES = {
     "paper": DialogueScale(
         world="dialogue",
         base=("evaluation.concept=false",),
+        steps=3000,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,

@@ -4,13 +4,13 @@ import dataclasses
 
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, Seeds, below
 
-LONG = ("train.steps=400", "train.checkpoint_every=1")
 RATES = {"learning_rates": (0.1,), "learning_rate": 0.1, "learned": None}
 SEEDS = Seeds(judged=8, exploratory=8, pilot=0)
-SHORT = ("train.steps=30", "evaluation.num_contexts=8")
+SHORT = ("evaluation.num_contexts=8",)
+LONG = (*SHORT, "train.checkpoint_every=1")
 SCALES = {
-    "small": Scale(world="toy", base=SHORT, seeds=SEEDS, **RATES),
-    "long": Scale(world="toy", base=("evaluation.num_contexts=8", *LONG), seeds=SEEDS, **RATES),
+    "small": Scale(world="toy", base=SHORT, steps=30, seeds=SEEDS, **RATES),
+    "long": Scale(world="toy", base=LONG, steps=400, seeds=SEEDS, **RATES),
 }
 
 

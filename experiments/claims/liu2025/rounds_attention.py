@@ -6,4 +6,4 @@ from experiments.dialogue import part_is_needed
 
 def claim(scale: Scale) -> Claim:
     """What careful instructions bring, with and without the part; both at their best rates."""
-    return part_is_needed("softmax attention", "linear attention", "linear_attn")
+    return part_is_needed(scale, "softmax attention", "linear attention", "linear_attn")

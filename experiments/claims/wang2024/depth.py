@@ -2,7 +2,6 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
-    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -59,5 +58,5 @@ def claim(scale: AlignmentScale) -> Claim:
             deep: regret(most),
             "1 wide block": regret(wide),
         },
-        moved_by=RECIPES,
+        moved_by=scale.recipes(),
     )

@@ -2,7 +2,6 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
-    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -49,5 +48,5 @@ def claim(scale: AlignmentScale) -> Claim:
             f"{scale.heads[1]} heads": regret(enough),
             f"{scale.heads[-1]} heads": regret(most),
         },
-        moved_by=RECIPES,
+        moved_by=scale.recipes(),
     )

@@ -2,7 +2,6 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
-    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -46,5 +45,5 @@ def claim(scale: AlignmentScale) -> Claim:
             "without, as many parameters": regret(wide),
             "without, as published": regret(published),
         },
-        moved_by=RECIPES,
+        moved_by=scale.recipes(),
     )

@@ -2,7 +2,6 @@
 
 from experiments.alignment import (
     ERROR_THAT_COUNTS,
-    RECIPES,
     REGRET_THAT_COUNTS,
     AlignmentScale,
     refinement_error,
@@ -45,5 +44,5 @@ def claim(scale: AlignmentScale) -> Claim:
             "linear": regret(linear),
             "linear, as published": regret(published),
         },
-        moved_by=RECIPES,
+        moved_by=scale.recipes(),
     )

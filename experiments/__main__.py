@@ -8,6 +8,7 @@ python -m experiments check [KEY=VALUE ...]             computes all verdicts an
 python -m experiments simulate [KEY=VALUE ...]          how often the judge errs, by simulation
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Optional
 
 from experiments.claim import PAPERS, Claim, Scale
 from experiments.studies import studies
-from icl_align.config import FIGURE_FORMATS, ConfigError, WandbConfig, option
+from icl_align.config import FIGURE_FORMATS, ConfigError, WandbConfig, option, setting
 from icl_align.running.cli import MULTIRUN, check_engines
 from icl_align.running.command import show
 from icl_align.running.compose import parse_overrides, read_options
@@ -27,10 +28,11 @@ from icl_align.world import WORLDS
 
 if TYPE_CHECKING:
     from experiments.campaign import Campaign
+    from experiments.judge import Family
 
 
 SEEDS_FILE = "seeds.json"  # the options that the report was made with
-SEED_OPTIONS = ("seed", "num_seeds", "exploratory_seeds", "pilot_seeds")
+SEED_OPTIONS = ("seed", "num_seeds", "most_seeds", "pilot_seeds")
 
 
 @dataclasses.dataclass
@@ -42,10 +44,13 @@ class CampaignOptions:
     folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
     seed: int = option(100, "first training seed that is judged", least=0, most=2**31 - 2**16)
     num_seeds: Optional[int] = option(
-        None, "training seeds of primary judgements; null is the scale's", least=1, most=2**10
+        None, "training seeds that are judged; null is the scale's", least=1, most=2**10
     )
-    exploratory_seeds: Optional[int] = option(
-        None, "and of all others, at most as many; null is the scale's", least=1, most=2**10
+    most_seeds: Optional[int] = option(
+        None,
+        "of primary judgements, if the pilot asks for more; null is num_seeds or the scale's",
+        least=1,
+        most=2**10,
     )
     pilot_seeds: Optional[int] = option(
         None, "and of the pilot; 0 makes none; null is the scale's", least=0, most=2**10
@@ -77,11 +82,11 @@ class CampaignOptions:
     def _with_seeds(self, scale: Scale) -> Scale:
         own = scale.seeds
         judged = own.judged if self.num_seeds is None else self.num_seeds
-        explored = own.exploratory if self.exploratory_seeds is None else self.exploratory_seeds
+        most = (self.num_seeds or own.most) if self.most_seeds is None else self.most_seeds
+        if most < judged:
+            raise ConfigError("most_seeds", most, f"must be at least num_seeds={judged}")
         pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
-        seeds = dataclasses.replace(
-            own, judged=judged, exploratory=min(explored, judged), pilot=pilot, first=self.seed
-        )
+        seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
         return dataclasses.replace(scale, seeds=seeds)
 
 
@@ -184,16 +189,32 @@ def folder_of(options: CampaignOptions) -> Path:
     return Path(options.folder or f"campaigns/{options.scale}").absolute()
 
 
+def families_of(every: dict[str, dict[str, Claim]]) -> dict[bool, "Family"]:
+    """Of all judgements there are: what is corrected for does not depend on what is asked for."""
+    from experiments.campaign import families
+
+    return families(claim for own in every.values() for claim in own.values())
+
+
 def campaigns_of(
-    claims: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
+    names: tuple[str, ...],
+    every: dict[str, dict[str, Claim]],
+    scales: dict[str, Scale],
+    options: CampaignOptions,
 ) -> dict[str, "Campaign"]:
-    """World -> the campaign of some claims."""
+    """World -> the campaign of the claims named, and of those that were registered in the folder
+    before, which share its grid.
+    """
     from experiments.campaign import Campaign
+    from experiments.registration import read_registered
 
     folder = folder_of(options)
+    registered = read_registered(folder)
+    held = {*names, *registered}
+    wanted = {world: {n: c for n, c in own.items() if n in held} for world, own in every.items()}
     return {
-        world: Campaign(own, scales[world], folder, options.wandb)
-        for world, own in claims.items()
+        world: Campaign(own, scales[world], folder, options.wandb, families_of(every), registered)
+        for world, own in wanted.items()
         if own
     }
 
@@ -219,37 +240,34 @@ def run_campaigns(
       command: what was typed, for the report.
       engine: Hydra overrides that choose a launcher; None runs one job after the other.
     """
-    from experiments.campaign import families
     from experiments.engine import run_jobs
+    from experiments.registration import register
     from experiments.report import write_report
-    from icl_align.running.files import write_json
     from icl_align.running.run_folder import sole_user_of
     from icl_align.running.tracking import check_account
 
     folder = folder_of(options)
     check_account(options.wandb, folder)
-    registered = families(claim for own in every.values() for claim in own.values())
     failed = []
     with sole_user_of(folder):
+        keep_seeds(folder, options)
         for world, own in every.items():
-            wanted = {world: {name: own[name] for name in own if name in names}}
-            while campaigns := campaigns_of(wanted, scales, options):
-                campaign = campaigns[world]
+            asked = tuple(name for name in own if name in names)
+            while asked:
+                campaign = campaigns_of(asked, every, scales, options)[world]
                 if campaign.is_piloted:
-                    campaign.register(registered)
-                jobs = campaign.missing_jobs(options.networks_at_once)
+                    register(campaign)
+                jobs = campaign.missing_jobs(options.networks_at_once, asked)
                 lost = run_jobs(campaign, jobs, engine)
                 failed += lost
                 if lost or not jobs:
                     break
         page = write_report(
-            campaigns_of(reported(names, every, folder), scales, options),
-            registered,
+            campaigns_of(names, every, scales, options),
             options.wandb,
             command,
             options.figure_format,
         )
-        write_json(folder / SEEDS_FILE, {name: getattr(options, name) for name in SEED_OPTIONS})
     print(f"report: {page}")
     if failed:
         sys.stderr.write(
@@ -258,14 +276,22 @@ def run_campaigns(
     return 1 if failed else 0
 
 
-def reported(
-    names: tuple[str, ...], every: dict[str, dict[str, Claim]], folder: Path
-) -> dict[str, dict[str, Claim]]:
-    """The claims named, and those that were run in the folder before."""
-    from experiments.campaign import read_registered
+def keep_seeds(folder: Path, options: CampaignOptions) -> None:
+    """Leaves the seeds asked for beside the runs; other runs belong into another folder.
 
-    held = {*names, *read_registered(folder)}
-    return {world: {n: c for n, c in own.items() if n in held} for world, own in every.items()}
+    Raises:
+      ConfigError: the folder holds a campaign of other seeds.
+    """
+    from icl_align.running.files import DamagedFileError, read_json, write_json
+
+    asked = {name: getattr(options, name) for name in SEED_OPTIONS}
+    with contextlib.suppress(FileNotFoundError, DamagedFileError):
+        held = read_json(folder / SEEDS_FILE)
+        for name, value in asked.items():
+            if value != held[name]:
+                reason = f"{folder} is a campaign of {setting(name, held[name])}; name another"
+                raise ConfigError(name, value, f"{reason} folder=")
+    write_json(folder / SEEDS_FILE, asked)
 
 
 def check_report(
@@ -275,7 +301,6 @@ def check_report(
 
     The seeds are those of the report, if no others are named.
     """
-    from experiments.campaign import families
     from experiments.verdicts import differences_from
     from icl_align.running.files import DamagedFileError, read_json
 
@@ -291,9 +316,8 @@ def check_report(
         if getattr(options, name) == getattr(default, name):
             setattr(options, name, held[name])
     scales = options.scales()
-    registered = families(claim for own in every.values() for claim in own.values())
-    campaigns = campaigns_of(reported((), every, folder), scales, options)
-    differing = differences_from(folder / "report" / "verdicts.json", campaigns, registered)
+    campaigns = campaigns_of((), every, scales, options)
+    differing = differences_from(folder / "report" / "verdicts.json", campaigns)
     for line in differing:
         sys.stderr.write(f"icl_align: {line}\n")
     if not differing:

@@ -2,17 +2,13 @@
 
 It has two stages, with seeds of their own. In the pilot every tuned arm is trained over a grid of
 learning rates, which grows until no arm's best rate lies at its edge; the spread of the pilot's
-values says how many seeds a judgement takes. Then every arm is trained at its rate with the seeds
-that are judged. A run is recognised by its resolved configuration, wherever it lies under
-FOLDER/runs.
+values says how many seeds a judgement takes. Then what is predicted is written down, and every arm
+is trained at its rate with the seeds that are judged. A run is recognised by its resolved
+configuration, wherever it lies under FOLDER/runs.
 """
 
 import dataclasses
-import hashlib
-import json
-import math
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,18 +17,17 @@ import numpy as np
 
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, StudyReading
 from experiments.judge import EXPLORATORY_LEVEL, PRIMARY_LEVEL, Family
-from experiments.power import needed_seeds, power
-from experiments.runs import Job, Run, identity, read
-from icl_align.config import WandbConfig, check, differences, program_key, setting
+from experiments.power import NUMBERS, needed_seeds
+from experiments.runs import CONFIG, Job, Run, identity, read
+from icl_align.config import Config, WandbConfig, check, differences, program_key, setting
 from icl_align.running.compose import compose_config
-from icl_align.running.files import write_json
 from icl_align.running.run_folder import saved_config
 
 PILOT, JUDGED = "pilot", "judged"
-REGISTERED = "registered.json"
+Families = dict[bool, Family]
 
 
-def families(every: Iterable[Claim]) -> dict[bool, Family]:
+def families(every: Iterable[Claim]) -> Families:
     """The primary judgements of all claims there are (True), and the exploratory ones (False)."""
     primary = [judgement.primary for claim in every for judgement in claim.judgements]
     return {
@@ -58,17 +53,29 @@ class Campaign:
       scale: the sizes.
       folder: the campaign's folder.
       wandb: the W&B options of every run.
+      families: of all judgements there are.
+      registered: name -> what was written down of a claim.
 
     Raises:
       ConfigError: an arm's overrides are not allowed.
     """
 
-    def __init__(self, claims: dict[str, Claim], scale: Scale, folder: Path, wandb: WandbConfig):
+    def __init__(
+        self,
+        claims: dict[str, Claim],
+        scale: Scale,
+        folder: Path,
+        wandb: WandbConfig,
+        families: Families,
+        registered: dict[str, Any],
+    ):
         self.claims, self.scale, self.folder, self._wandb = claims, scale, folder, wandb
-        self._overrides = f"world={scale.world}", *scale.base, f"train.steps={scale.steps}"
-        self.base = compose_config([*self._overrides, *self._seeds(JUDGED, scale.seeds.judged)])
+        self.families, self.registered = families, registered
+        self.overrides = f"world={scale.world}", *scale.base, f"train.steps={scale.steps}"
+        self.base = compose_config([*self.overrides, *self._seeds(JUDGED, scale.seeds.judged)])
         self._known = self._folders_by_identity()
-        self._places: dict[Place, Run] = {}
+        self._configs: dict[tuple[Place, int], Config] = {}
+        self.places: dict[Place, Run] = {}
         self.runs: dict[str, Run] = {}  # by identity, in the order of the claims
         self.grid = scale.learning_rates
         self._add_pilot()
@@ -88,7 +95,7 @@ class Campaign:
 
     def _folders_by_identity(self) -> dict[str, Path]:
         found = {}
-        for path in sorted(self.folder.glob("runs/*/.hydra/config.yaml")):
+        for path in sorted(self.folder.glob(f"runs/*/{CONFIG}")):
             run_folder = path.parent.parent
             found[identity(saved_config(run_folder))] = run_folder
         return found
@@ -118,7 +125,7 @@ class Campaign:
             for claim in self.claims.values():
                 for how, reading in claim.readings():
                     place = Place(reading.arm, self.chosen_rate(how, reading.arm), PILOT)
-                    _ask(self._places[place], reading)
+                    _ask(self.places[place], reading)
 
     def _edges(self) -> set[float]:
         """The rates beyond the grid that an arm's best one at its edge asks for."""
@@ -126,7 +133,7 @@ class Campaign:
         for how, arm in self._arms():
             losses = self.training_losses(how, arm)
             if len(losses) > 1 and all(
-                self._places[Place(arm, r, PILOT)].finished() for r in losses
+                self.places[Place(arm, r, PILOT)].finished() for r in losses
             ):
                 best = min(losses, key=losses.get)
                 wanted |= {best / 2} if best == min(losses) else set()
@@ -138,21 +145,18 @@ class Campaign:
         return list(dict.fromkeys((how, reading.arm) for how, reading in readings))
 
     def _add_judged(self) -> None:
-        number: dict[Place, int] = {}
-        for claim in self.claims.values():
+        number: dict[str, int] = {}  # by identity, as of one seed
+        for name, claim in self.claims.items():
             for judgement in claim.judgements:
-                seeds = (
-                    self.scale.seeds.judged if judgement.primary else self.scale.seeds.exploratory
-                )
+                wanted = self._wanted_seeds(name, judgement)
                 for _, reading in judgement.effect.terms:
-                    place = self._judged_place(judgement.how, reading.arm)
-                    number[place] = max(number.get(place, 0), seeds)
+                    key = identity(self._config(self.judged_place(judgement.how, reading.arm), 1))
+                    number[key] = max(number.get(key, 0), wanted)
         for name, claim in self.claims.items():
             for how, reading in claim.readings():
-                place = self._judged_place(how, reading.arm)
-                # What is drawn only needs no more than what is explored.
-                run = self._add(name, place, number.get(place, self.scale.seeds.exploratory))
-                _ask(run, reading)
+                place = self.judged_place(how, reading.arm)
+                wanted = number.get(identity(self._config(place, 1)), self.scale.seeds.judged)
+                _ask(self._add(name, place, wanted), reading)
             for _, overrides in claim.moved_by if self.scale.seeds.pilot else ():
                 for judgement in claim.judgements:
                     if judgement.primary:
@@ -160,7 +164,25 @@ class Campaign:
                             place = self._moved_place(judgement.how, reading.arm, overrides)
                             _ask(self._add(name, place, self.scale.seeds.pilot), reading)
 
-    def _judged_place(self, how: str, arm: Arm) -> Place:
+    def _wanted_seeds(self, name: str, judgement: Judgement) -> int:
+        """How many seeds decide a judgement, within what the scale affords; once registered, as
+        many as then.
+        """
+        least, most = self.scale.seeds.judged, self.scale.seeds.most
+        if not judgement.primary or least == most:
+            return least
+        held = self.registered_as(name, judgement)
+        spread = self.spread(judgement)
+        if held:
+            needed = held["needed_seeds"]
+        elif spread is None:
+            return least
+        else:
+            needed = needed_seeds(spread, judgement.predicted, self.families[True])
+        return min(most, max(least, needed or max(NUMBERS)))
+
+    def judged_place(self, how: str, arm: Arm) -> Place:
+        """Where the run is that a judgement reads of an arm."""
         return Place(arm, self.chosen_rate(how, arm), JUDGED)
 
     def _moved_place(self, how: str, arm: Arm, overrides: tuple[str, ...]) -> Place:
@@ -180,18 +202,25 @@ class Campaign:
     def training_losses(self, how: str, arm: Arm) -> dict[float, float]:
         """Learning rate -> training loss in the pilot, of those that an arm's is chosen from."""
         return {
-            rate: self._places[Place(arm, rate, PILOT)].training_loss()
+            rate: self.places[Place(arm, rate, PILOT)].training_loss()
             for rate in self.rates(how, arm)
         }
 
-    def _add(self, name: str, place: Place, number: int) -> Run:
-        if place not in self._places:
-            overrides = [*self._overrides, *place.arm.overrides]
+    def _config(self, place: Place, number: int) -> Config:
+        key = (place, number)
+        if key not in self._configs:
+            overrides = [*self.overrides, *place.arm.overrides]
             overrides += [f"train.learning_rate={place.rate}", *self._seeds(place.stage, number)]
             config = compose_config(overrides)
             config.evaluation.own_contexts = True
             config.wandb = dataclasses.replace(self._wandb)
-            key = identity(check(config))
+            self._configs[key] = check(config)
+        return self._configs[key]
+
+    def _add(self, name: str, place: Place, number: int) -> Run:
+        if place not in self.places:
+            config = self._config(place, number)
+            key = identity(config)
             if key not in self.runs:
                 changed = differences(self.base, config)
                 shown = {
@@ -204,22 +233,25 @@ class Campaign:
                 folder = self._known.get(key, folder)
                 config.wandb.name = config.wandb.name or folder.name
                 self.runs[key] = Run(config, folder)
-            self._places[place] = self.runs[key]
-        run = self._places[place]
+            self.places[place] = self.runs[key]
+        run = self.places[place]
         run.tags |= {name, *_ablations(place.arm)}
         return run
 
     # --------------------------------------------------------------------------------- what to do
 
-    def missing_jobs(self, networks_at_once: int) -> list[Job]:
+    def missing_jobs(self, networks_at_once: int, names: Iterable[str] | None = None) -> list[Job]:
         """What is left to train or to evaluate, grouped into jobs, in the order of the claims.
 
         Args:
           networks_at_once: most networks (configurations x seeds) in one job.
+          names: claims of which only what is judged is asked for; None is all. The pilot is that of
+            all claims, which share their grid.
         """
         groups: dict[str, list[Run]] = {}
         for run in self.runs.values():
-            if not run.finished():
+            asked = names is None or not self.is_piloted or run.tags & set(names)
+            if asked and not run.finished():
                 groups.setdefault(program_key(run.config), []).append(run)
         jobs = []
         for runs in groups.values():
@@ -230,51 +262,20 @@ class Campaign:
                 jobs.append(Job(part, self.folder / "jobs" / f"job_{digest}.json"))
         return jobs
 
-    # -------------------------------------------------------------------------------- registration
+    def registered_as(self, name: str, judgement: Judgement) -> dict[str, Any]:
+        """What was written down of a judgement; nothing if it was not, or is another one now."""
+        rows = self.registered.get(name, {"judgements": ()})["judgements"]
+        said = judgement.how, judgement.prediction
+        return next((row for row in rows if (row["how"], row["prediction"]) == said), {})
 
-    def register(self, every: dict[bool, Family]) -> None:
-        """Writes down what is predicted of each claim, with the pilot's spread, the seeds and the
-        power they give, before its first run that is judged; later calls change nothing.
-        """
-        held = read_registered(self.folder)
-        new = {n: self._registration(c, every) for n, c in self.claims.items() if n not in held}
-        if new:
-            write_json(self.folder / REGISTERED, held | new)
-
-    def _registration(self, claim: Claim, every: dict[bool, Family]) -> dict[str, Any]:
-        judgements = []
-        for judgement in claim.judgements:
-            arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
-            judgements.append(
-                {"prediction": judgement.prediction, "primary": judgement.primary}
-                | self.power_of(judgement, every)
-                | {"learning_rates": [self.chosen_rate(judgement.how, arm) for arm in arms]}
-            )
-        return {
-            "hash": digest_of(claim),
-            "written": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-            "judgements": judgements,
-        }
-
-    def power_of(self, judgement: Judgement, every: dict[bool, Family]) -> dict[str, Any]:
-        """The pilot's spread, the seeds that are judged, their power, and how many it takes."""
-        family = every[judgement.primary]
-        resolution = judgement.predicted.resolution
-        seeds = self.scale.seeds.judged if judgement.primary else self.scale.seeds.exploratory
-        values = (
-            self.values(judgement.how, judgement.effect, PILOT) if self.scale.seeds.pilot else None
-        )
-        spread = math.nan
-        if values is not None and len(values) > 1 and np.all(np.isfinite(values)):
-            spread = float(np.std(values, ddof=1))
-        known = spread > 0
-        return {
-            "resolution": resolution,
-            "spread": spread if known else None,
-            "seeds": seeds,
-            "power": power(spread, seeds, resolution, family) if known else None,
-            "needed_seeds": needed_seeds(spread, resolution, family) if known else None,
-        }
+    def spread(self, judgement: Judgement) -> float | None:
+        """The pilot's standard deviation over seeds of an effect; None where there is none."""
+        if not self.scale.seeds.pilot:
+            return None
+        values = self.values(judgement.how, judgement.effect, PILOT)
+        if values is None or len(values) < 2 or not np.all(np.isfinite(values)):
+            return None
+        return float(np.std(values, ddof=1)) or None
 
     # ------------------------------------------------------------------------------- what they gave
 
@@ -288,15 +289,15 @@ class Campaign:
         """The run that a judgement reads of an arm; None while it is missing."""
         if stage == JUDGED and not self.is_piloted:
             return None
-        run = self._places[Place(arm, self.chosen_rate(how, arm), stage)]
+        run = self.places[Place(arm, self.chosen_rate(how, arm), stage)]
         return run if run.finished() else None
 
-    def learned(self, how: str, effect: Effect) -> bool:
-        """Whether an effect can show anything: whether one of its arms has learned, as
+    def learned(self, judgement: Judgement) -> bool:
+        """Whether a judgement can show anything: whether one of its arms has learned, as
         `Scale.learned` says.
         """
-        wanted = self.scale.learned
-        if wanted is None:
+        wanted, how, effect = self.scale.learned, judgement.how, judgement.effect
+        if wanted is None or judgement.of_untrained:
             return True
         trained, axis = self.base.measures.trained, self.axis()
         usual = axis[self.base.measures.judged_place(axis)] if axis else 0
@@ -322,7 +323,7 @@ class Campaign:
 
     def values_at(self, effect: Effect, rate: float) -> np.ndarray | None:
         """An effect in the pilot, all arms at one learning rate."""
-        runs = [self._places.get(Place(r.arm, rate, PILOT)) for _, r in effect.terms]
+        runs = [self.places.get(Place(r.arm, rate, PILOT)) for _, r in effect.terms]
         return _summed(effect, runs)
 
     def values_moved(
@@ -332,7 +333,7 @@ class Campaign:
         if not self.is_piloted:
             return None
         places = [self._moved_place(how, r.arm, overrides) for _, r in effect.terms]
-        return _summed(effect, [self._places.get(place) for place in places])
+        return _summed(effect, [self.places.get(place) for place in places])
 
 
 def _summed(effect: Effect, runs: list[Run | None]) -> np.ndarray | None:
@@ -343,23 +344,12 @@ def _summed(effect: Effect, runs: list[Run | None]) -> np.ndarray | None:
     return np.sum([values[:shared] for values in found], axis=0)
 
 
-def read_registered(folder: Path) -> dict[str, Any]:
-    """Name of a claim -> what was written down of it."""
-    path = folder / REGISTERED
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def _ask(run: Run, reading: Reading | StudyReading) -> None:
     """What a run needs beside its curves for a reading."""
     if isinstance(reading, StudyReading) and reading.of_attack:
         run.attacks.add(reading.under)
     elif reading.under:
         run.evaluations.add(reading.under)
-
-
-def digest_of(claim: Claim) -> str:
-    """A hash of all that a claim predicts."""
-    return hashlib.sha256(repr((claim.sentence, claim.judgements)).encode()).hexdigest()[:16]
 
 
 def _ablations(arm: Arm) -> Iterable[str]:

@@ -42,15 +42,15 @@ class Seeds:
     """How many networks of every arm are trained.
 
     Attributes:
-      judged: for primary judgements.
-      exploratory: for all others, and for what is drawn only.
+      judged: of every arm, at least.
+      most: of the arms of a primary judgement whose pilot asks for more.
       pilot: for the choice of a learning rate and the power analysis; with 0 there is no pilot, and
         every arm takes the scale's rate.
       first, first_pilot: the first seed of those that are judged, and of the pilot's.
     """
 
     judged: int
-    exploratory: int
+    most: int
     pilot: int
     first: int = 100
     first_pilot: int = 50
@@ -82,12 +82,17 @@ class Scale:
     most_extensions: int = 4
     judges: bool = True
 
-    def recipes(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Name -> overrides, under which the effect of a part of the architecture is shown too."""
+    def recipes(self, steps: int | None = None) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Name -> overrides, under which the effect of a part of the architecture is shown too.
+
+        Args:
+          steps: that the arms train; None is the scale's.
+        """
+        steps = self.steps if steps is None else steps
         return (
             ("model.init=torch", ("model.init=torch",)),
-            ("half as many steps", (f"train.steps={self.steps // 2}",)),
-            ("twice as many", (f"train.steps={self.steps * 2}",)),
+            ("half as many steps", (f"train.steps={steps // 2}",)),
+            ("twice as many", (f"train.steps={steps * 2}",)),
         )
 
 
@@ -102,6 +107,9 @@ class Arm:
 
     overrides: tuple[str, ...] = ()
     tuned: bool = True
+
+    def __str__(self) -> str:
+        return " ".join(self.overrides) or "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +129,10 @@ class Reading:
     condition: str
     at: int
     under: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        words = [self.quantity, self.learner, self.condition, str(self.at), *self.under]
+        return f"{' '.join(words)} of {self.arm}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +155,10 @@ class StudyReading:
     under: tuple[str, ...]
     of_attack: bool = False
 
+    def __str__(self) -> str:
+        at = [] if self.at is None else [str(self.at)]
+        return f"{' '.join([*self.keys, *at, *self.under])} of {self.arm}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
@@ -155,6 +171,9 @@ class Effect:
 
     def __sub__(self, other: "Effect") -> "Effect":
         return Effect(self.terms + tuple((-sign, reading) for sign, reading in other.terms))
+
+    def __str__(self) -> str:
+        return " ".join(f"{'+' if sign > 0 else '-'} [{r}]" for sign, r in self.terms)
 
     def moved_to(self, at: int) -> "Effect":
         """The same effect at another place of the axis, for a curve."""
@@ -213,6 +232,8 @@ class Judgement:
       effect: what is read.
       predicted: where it must lie.
       primary: whether it is the one judgement that stands for its claim.
+      of_untrained: whether it is of networks that have not learned; of others one at least must
+        have.
     """
 
     how: str
@@ -220,6 +241,7 @@ class Judgement:
     effect: Effect
     predicted: Range
     primary: bool = False
+    of_untrained: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

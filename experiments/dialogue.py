@@ -156,7 +156,7 @@ SCALES = {
         learning_rates=(1e-3, 2e-3),
         learning_rate=1e-3,
         learned=LEARNED,
-        seeds=Seeds(judged=2, exploratory=2, pilot=0),
+        seeds=Seeds(judged=2, most=2, pilot=0),
         most_extensions=0,
         judges=False,
         attack=("num_requests=4", "budget=40", "candidates=5", "draws=1"),
@@ -168,7 +168,7 @@ SCALES = {
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,
-        seeds=Seeds(judged=20, exploratory=8, pilot=3),
+        seeds=Seeds(judged=20, most=40, pilot=3),
         attack=("num_requests=64", "budget=512"),
     ),
     "paper": DialogueScale(
@@ -178,7 +178,7 @@ SCALES = {
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,
-        seeds=Seeds(judged=20, exploratory=20, pilot=5),
+        seeds=Seeds(judged=20, most=60, pilot=5),
         attack=(),
     ),
 }

@@ -69,16 +69,19 @@ def studentized(values: Values) -> Float[np.ndarray, " r"]:
 
 
 def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
-    """The studentized bootstrap's interval of the mean; of fewer than 8 values Student's."""
+    """The studentized bootstrap's interval of the mean; of fewer than 8 values Student's, and where
+    so many values are alike that an end of the bootstrap's is infinite.
+    """
     mean = float(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
         return mean, mean
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     tail = (1 - confidence) / 2
-    if len(values) < LEAST_SEEDS:
-        high = float(stats.t.isf(tail, len(values) - 1))
-        return mean - high * error, mean + high * error
-    low, high = np.quantile(studentized(values), [tail, 1 - tail], method="nearest")
+    by_student = float(stats.t.isf(tail, len(values) - 1))
+    low, high = -by_student, by_student
+    if len(values) >= LEAST_SEEDS:
+        ends = np.quantile(studentized(values), [tail, 1 - tail], method="nearest")
+        low, high = ends if np.all(np.isfinite(ends)) else (low, high)
     return mean - float(high) * error, mean - float(low) * error
 
 

@@ -7,14 +7,21 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from experiments.campaign import JUDGED, Campaign, digest_of, read_registered
-from experiments.claim import PAPERS, Arm, Claim
+from experiments.campaign import JUDGED, Campaign
+from experiments.claim import PAPERS, Arm, Claim, Range
 from experiments.figures import claim_figure, verdicts_figure
 from experiments.judge import LEAST_SEEDS, interval
 from experiments.page import page_of
-from experiments.power import WANTED
+from experiments.power import NUMBERS, WANTED
+from experiments.registration import is_late
 from experiments.runs import Run
-from experiments.verdicts import Families, Judged, judged, skewness, verdict_rows
+from experiments.verdicts import (
+    Judged,
+    is_changed,
+    judged,
+    skewness,
+    verdict_rows,
+)
 from icl_align.config import Config, WandbConfig, differences, setting
 from icl_align.running.files import save_figure, write_json
 from icl_align.running.tracking import log_verdicts
@@ -27,7 +34,6 @@ SAID = {"supported": "What holds", "contradicted": "What does not", "undecided":
 
 def write_report(
     campaigns: dict[str, Campaign],
-    families: Families,
     wandb: WandbConfig,
     command: str,
     figure_format: str = "png",
@@ -37,7 +43,6 @@ def write_report(
 
     Args:
       campaigns: world -> what was run, all in one folder.
-      families: of all judgements there are; p is corrected for them.
       wandb: where the verdicts are logged too.
       command: that gives this report.
       figure_format: of figures beside those of the page.
@@ -46,18 +51,18 @@ def write_report(
       The page.
     """
     top = next(iter(campaigns.values())).folder
-    folder, found = top / "report", judged(campaigns, families)
+    folder, found = top / "report", judged(campaigns)
+    figures = {"verdicts": verdicts_figure(found)}
+    for name in dict.fromkeys(one.name for one in found):
+        figures[name] = claim_figure([one for one in found if one.name == name])
+    text, rows = report_text(campaigns, found, command), verdict_rows(found)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.is_file():
             path.unlink()
-    figures = {"verdicts": verdicts_figure(found)}
-    for name in dict.fromkeys(one.name for one in found):
-        figures[name] = claim_figure([one for one in found if one.name == name])
     for name, figure in figures.items():
         for ending in {"png", figure_format}:
             save_figure(figure, folder / f"{name}.{ending}")
-    text, rows = report_text(campaigns, found, families, command), verdict_rows(found, families)
     (folder / "report.md").write_text(text)
     (folder / "index.html").write_text(page_of(text, folder))
     write_json(folder / "verdicts.json", rows)
@@ -65,9 +70,7 @@ def write_report(
     return folder / "index.html"
 
 
-def report_text(
-    campaigns: dict[str, Campaign], found: list[Judged], families: Families, command: str
-) -> str:
+def report_text(campaigns: dict[str, Campaign], found: list[Judged], command: str) -> str:
     """The whole report in Markdown."""
     primary = [one for one in found if one.judgement.primary]
     counts = Counter(one.finding.verdict for one in primary)
@@ -92,8 +95,8 @@ def report_text(
             parts += _paper(title, of_paper)
     parts += ["# Every claim"]
     for name in dict.fromkeys(one.name for one in found):
-        parts += claim_section([one for one in found if one.name == name], families)
-    parts += ["# How it is judged", _rule(found, families), "# What was run"]
+        parts += claim_section([one for one in found if one.name == name])
+    parts += ["# How it is judged", _rule(found), "# What was run"]
     for campaign in campaigns.values():
         parts += _account(campaign)
     return "\n\n".join(parts) + "\n"
@@ -146,20 +149,20 @@ def _cell(mean: float, low: float, high: float) -> str:
     return "none" if np.isnan(mean) else f"{mean:z.3f} [{low:z.3f}, {high:z.3f}]"
 
 
-def claim_section(found: list[Judged], families: Families) -> list[str]:
+def claim_section(found: list[Judged]) -> list[str]:
     """A claim's section: sentence, registration, reasons, figure, what moves it, runs."""
     name, claim, campaign = found[0].name, found[0].claim, found[0].campaign
     reasons = [
         f"- **{one.finding.verdict}**, {'primary, ' if one.judgement.primary else ''}"
         f"{one.judgement.how}: {one.judgement.prediction}. Effect {effect_cell(one)}, predicted "
-        f"{one.judgement.predicted}: {one.finding.reason}. {_power_said(one, families)}"
+        f"{one.judgement.predicted}: {one.finding.reason}. {_power_said(one)}"
         f"{_skew_said(one)}"
         for one in found
     ]
     return [
         f"## {name.replace('_', ' ')}",
         f"{claim.sentence} ({claim.place})",
-        _registration(campaign, name, claim),
+        _registration(found[0]),
         "\n".join(reasons),
         f"![{name}: curves, and each judged effect with its seeds]({name}.png)",
         *_moved(found),
@@ -167,23 +170,33 @@ def claim_section(found: list[Judged], families: Families) -> list[str]:
     ]
 
 
-def _registration(campaign: Campaign, name: str, claim: Claim) -> str:
-    about = read_registered(campaign.folder).get(name)
+def _registration(one: Judged) -> str:
+    about = one.campaign.registered.get(one.name)
     if about is None:
         return "Not registered yet: its pilot is not finished."
-    changed = "; **changed since**" if about["hash"] != digest_of(claim) else ""
-    return f"Registered {about['written']}, hash `{about['hash']}`{changed}."
+    notes = "; **changed since**" if is_changed(one) else ""
+    if is_late(one.campaign, one.name):
+        notes += "; **some of its runs, which other claims read too, were begun before**"
+    return f"Registered {about['written']}, hash `{about['hash']}`{notes}."
 
 
-def _power_said(one: Judged, families: Families) -> str:
-    about = one.campaign.power_of(one.judgement, families)
-    if about["power"] is None:
-        return "No pilot, so no power is known."
-    needed = about["needed_seeds"] or "more than 200"
+def _power_said(one: Judged) -> str:
+    about = one.campaign.registered_as(one.name, one.judgement)
+    used = "" if one.values is None else f"{len(one.values)} seeds"
+    if about.get("power") is None:
+        return f"{used}; the pilot gives no power." if used else "The pilot gives no power."
+    needed = about["needed_seeds"] or f"more than {max(NUMBERS)}"
+    predicted, resolution = one.judgement.predicted, about["resolution"]
+    where = "in the middle of the range" if _two_ended(predicted) else f"{resolution:g} inside it"
     return (
-        f"{about['seeds']} seeds; by the pilot's spread of {about['spread']:.3g} the power to "
-        f"tell {about['resolution']:g} is {about['power']:.2f}; {needed} seeds give {WANTED:g}."
+        f"{used or 'No values yet'}; by the pilot's spread of {about['spread']:.3g} an effect "
+        f"{where} is seen with {about['seeds']} seeds by a chance of {about['power']:.2f}; "
+        f"{needed} give {WANTED:g}."
     )
+
+
+def _two_ended(predicted: Range) -> bool:
+    return bool(np.isfinite(predicted.low) and np.isfinite(predicted.high))
 
 
 def _skew_said(one: Judged) -> str:
@@ -210,7 +223,8 @@ def _moved(found: list[Judged]) -> list[str]:
         cell = _cell(float(np.mean(values)), *interval(values)) if usable else "missing or diverged"
         lines.append(f"| {name} | {cell} |")
     seeds = campaign.scale.seeds.pilot
-    return [f"How the primary effect moves with the recipe ({seeds} seeds each):", "\n".join(lines)]
+    said = f"How the primary effect moves with the recipe, at the same rates ({seeds} seeds):"
+    return [said, "\n".join(lines)]
 
 
 def _arms_table(campaign: Campaign, claim: Claim) -> str:
@@ -250,16 +264,20 @@ def parameters_of(config: Config) -> int:
     return num_parameters(nnx.eval_shape(lambda: build_network(config, 0)))
 
 
-def _rule(found: list[Judged], families: Families) -> str:
-    changed = {
+def _rule(found: list[Judged]) -> str:
+    families = found[0].campaign.families
+    when = (
+        "What is predicted was written down (registered.json) before the first run that is judged"
+    )
+    except_for = dict.fromkeys(
         one.name
         for one in found
-        if (about := read_registered(one.campaign.folder).get(one.name))
-        and about["hash"] != digest_of(one.claim)
-    }
-    when = "All of this was written down (registered.json) before the first run that is judged"
-    if changed:
-        when += f", and changed since for {', '.join(sorted(changed))}"
+        if one.name not in one.campaign.registered
+        or is_changed(one)
+        or is_late(one.campaign, one.name)
+    )
+    if except_for:
+        when += f", except for {', '.join(except_for)}"
     learned = {c.scale.learned.words for c in _campaigns(found) if c.scale.learned}
     return (
         "Each judgement predicts the range of one effect, a sum of readings of trained runs, with "
@@ -300,9 +318,8 @@ def _account(campaign: Campaign) -> list[str]:
     lines = [
         f"**world={campaign.scale.world}**: {len(runs)} runs of {networks} networks; base: "
         + (", ".join(f"`{text}`" for text in changed) or "the defaults")
-        + f". Judged are the seeds from {seeds.first} on, {seeds.judged} for primary judgements "
-        f"and {seeds.exploratory} for others; the pilot has {seeds.pilot} from "
-        f"{seeds.first_pilot} on, and a grid of "
+        + f". Judged are {seeds.judged} seeds from {seeds.first} on, for primary judgements up to "
+        f"{seeds.most}; the pilot has {seeds.pilot} from {seeds.first_pilot} on, and a grid of "
         + f"{', '.join(f'{rate:g}' for rate in campaign.grid)}. "
         f"Each seed is evaluated on {base.evaluation.num_contexts} contexts of its own."
     ]

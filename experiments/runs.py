@@ -31,6 +31,7 @@ from icl_align.world import world_of
 
 LARGEST_SHARE_BEFORE_EVALUATION = 0.95
 NOT_LEARNED = "not_learned.txt"
+CONFIG = Path(".hydra", "config.yaml")  # written when a run begins
 
 
 def identity(config: Config) -> str:

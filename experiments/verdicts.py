@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.campaign import Campaign, digest_of, read_registered
+from experiments.campaign import Campaign
 from experiments.claim import Claim, Judgement
-from experiments.judge import Family, Finding, Measured, judge
+from experiments.judge import Finding, Measured, judge
+from experiments.registration import digest_of, is_late
 from icl_align.running.files import DamagedFileError, read_json
-
-Families = dict[bool, Family]
 
 
 class Judged(NamedTuple):
@@ -27,13 +26,13 @@ class Judged(NamedTuple):
     finding: Finding
 
 
-def judged(campaigns: dict[str, Campaign], families: Families) -> list[Judged]:
+def judged(campaigns: dict[str, Campaign]) -> list[Judged]:
     """Every judgement of some campaigns, in their order, with what the judge says of it.
 
     Args:
-      campaigns: world -> what was run.
-      families: of all judgements there are; p is corrected for them.
+      campaigns: world -> what was run; p is corrected for their families, which they share.
     """
+    families = next(iter(campaigns.values())).families
     every = [
         (name, claim, judgement, campaign)
         for campaign in campaigns.values()
@@ -53,7 +52,7 @@ def judged(campaigns: dict[str, Campaign], families: Families) -> list[Judged]:
 
 
 def _measured(values: np.ndarray | None, judgement: Judgement, campaign: Campaign) -> Measured:
-    learned = values is None or campaign.learned(judgement.how, judgement.effect)
+    learned = values is None or campaign.learned(judgement)
     return Measured(values, judgement.predicted, learned)
 
 
@@ -63,14 +62,21 @@ def _unless_too_small(campaign: Campaign, finding: Finding) -> Finding:
     return finding._replace(verdict="undecided", reason="runs of this scale judge nothing")
 
 
-def verdict_rows(found: list[Judged], families: Families) -> list[dict[str, Any]]:
+def verdict_rows(found: list[Judged]) -> list[dict[str, Any]]:
     """One plain dictionary for each judgement."""
-    return [_row(one, families) for one in found]
+    return [_row(one) for one in found]
 
 
-def _row(one: Judged, families: Families) -> dict[str, Any]:
+def is_changed(one: Judged) -> bool:
+    """Whether a registered claim is another one now."""
+    about = one.campaign.registered.get(one.name)
+    return about is not None and about["hash"] != digest_of(one.campaign, one.claim)
+
+
+def _row(one: Judged) -> dict[str, Any]:
     finding, judgement = one.finding, one.judgement
-    about = read_registered(one.campaign.folder).get(one.name, {})
+    held = one.campaign.registered_as(one.name, judgement)
+    about = one.campaign.registered.get(one.name, {})
     return {
         "claim": one.name,
         "paper": one.claim.paper,
@@ -88,8 +94,12 @@ def _row(one: Judged, families: Families) -> dict[str, Any]:
         "verdict": finding.verdict,
         "reason": finding.reason,
         "registered": about.get("hash"),
-        "changed_since": bool(about) and about["hash"] != digest_of(one.claim),
-        **one.campaign.power_of(judgement, families),
+        "changed_since": is_changed(one),
+        "registered_late": bool(about) and is_late(one.campaign, one.name),
+        "resolution": judgement.predicted.resolution,
+        "spread": one.campaign.spread(judgement),
+        "power": held.get("power"),
+        "needed_seeds": held.get("needed_seeds"),
         "runs": [
             {"run": run.folder.name, "rate": run.config.train.learning_rate}
             for run in runs_of(one.campaign, judgement)
@@ -113,16 +123,16 @@ def skewness(values: np.ndarray | None) -> float | None:
 
 def number(value: float) -> float | None:
     """JSON has no NaN."""
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
-def differences_from(path: Path, campaigns: dict[str, Campaign], families: Families) -> list[str]:
+def differences_from(path: Path, campaigns: dict[str, Campaign]) -> list[str]:
     """A line for each number of a verdicts.json that is not what the run folders give."""
     try:
         held = read_json(path)
     except (DamagedFileError, OSError) as error:
         return [str(error)]
-    now = verdict_rows(judged(campaigns, families), families)
+    now = verdict_rows(judged(campaigns))
     lines = []
     if len(held) != len(now):
         lines.append(f"{path} holds {len(held)} judgements, the run folders give {len(now)}")

@@ -19,11 +19,12 @@ from experiments.alignment import (
     refinement_error,
     regret,
 )
-from experiments.campaign import PILOT, Campaign, Place, families, read_registered
+from experiments.campaign import PILOT, Campaign, Place, families
 from experiments.claim import Arm, Claim, Effect, Judgement, Seeds, StudyReading, above
 from experiments.dialogue import success
 from experiments.engine import run_job
 from experiments.page import page_of
+from experiments.registration import read_registered, register
 from experiments.report import write_report
 from experiments.runs import Run, identity, read
 from experiments.verdicts import differences_from
@@ -57,7 +58,7 @@ TINY = AlignmentScale(
     ),
     steps=4,
     learning_rates=(1e-3, 2e-3),
-    seeds=Seeds(judged=3, exploratory=2, pilot=2, first=7, first_pilot=3),
+    seeds=Seeds(judged=2, most=3, pilot=2, first=7, first_pilot=3),
     most_extensions=0,
     learning_rate=2e-3,
     depths=(1, 2, 3),
@@ -82,7 +83,8 @@ def claim(*effects):
 
 def campaign(folder, *effects, scale=TINY, **claims):
     effects = effects or (regret(ONE, **AT) - regret(FULL, **AT),)
-    return Campaign(claims or {"heads": claim(*effects)}, scale, folder, OFF)
+    claims = claims or {"heads": claim(*effects)}
+    return Campaign(claims, scale, folder, OFF, families(claims.values()), read_registered(folder))
 
 
 def run_all(found):
@@ -98,12 +100,12 @@ def run_stages(of):
     run_all(of())  # evaluates it where a rate was chosen
     found = of()
     assert found.is_piloted
-    found.register(families([claim for claim in found.claims.values()]))
+    register(found)
     run_all(found)
     return of()
 
 
-NO_PILOT = dataclasses.replace(TINY, seeds=Seeds(judged=2, exploratory=2, pilot=0, first=7))
+NO_PILOT = dataclasses.replace(TINY, seeds=Seeds(judged=2, most=2, pilot=0, first=7))
 
 
 # ------------------------------------------------------------------------------------ what is to do
@@ -114,7 +116,7 @@ def test_arms_that_resolve_to_the_same_configuration_are_one_run(tmp_path):
     found = campaign(tmp_path, regret(FULL, **AT) - regret(same, **AT))
     assert len({id(run) for run in found.runs.values()}) == 2 * len(TINY.learning_rates)  # + ONE's
     for rate in TINY.learning_rates:
-        assert found._places[Place(FULL, rate, PILOT)] is found._places[Place(same, rate, PILOT)]
+        assert found.places[Place(FULL, rate, PILOT)] is found.places[Place(same, rate, PILOT)]
 
 
 def test_numbers_that_need_no_compiling_share_a_job(tmp_path):
@@ -289,14 +291,14 @@ def test_nothing_is_left_of_a_finished_campaign_and_a_larger_one_runs_only_what_
     (job,) = campaign(folder, *effects, linear).missing_jobs(16)
     assert [run.config.model.attention for run in job.runs] == ["linear"]
     assert [run.config.seed for run in job.runs] == [3]  # the pilot first
-    more = dataclasses.replace(TINY, seeds=dataclasses.replace(TINY.seeds, judged=4))
+    more = dataclasses.replace(TINY, seeds=dataclasses.replace(TINY.seeds, judged=4, most=4))
     assert len(campaign(folder, *effects, scale=more).missing_jobs(16)) == 2  # other runs
 
 
 def test_the_pilot_chooses_the_rate_and_other_seeds_are_judged(finished):
     folder, effects = finished
     found = campaign(folder, *effects)
-    pilots = {rate: found._places[Place(FULL, rate, PILOT)] for rate in TINY.learning_rates}
+    pilots = {rate: found.places[Place(FULL, rate, PILOT)] for rate in TINY.learning_rates}
     losses = {rate: run.training_loss() for rate, run in pilots.items()}
     best = min(losses, key=losses.get)
     assert found.training_losses("controlled", FULL) == losses
@@ -329,11 +331,12 @@ def test_effects_are_read_from_the_curves_of_the_chosen_run(finished):
     assert pilot.shape == (2,) and not np.allclose(pilot, values[0][:2])
 
 
-def test_arms_with_fewer_seeds_are_compared_on_those_that_both_have(tmp_path):
-    three = dataclasses.replace(NO_PILOT, seeds=Seeds(judged=3, exploratory=2, pilot=0, first=7))
+def test_arms_with_fewer_seeds_are_compared_on_those_that_both_have(tmp_path, monkeypatch):
+    wanted = lambda of, name, judgement: 3 if judgement.primary else 2  # noqa: E731
+    monkeypatch.setattr(Campaign, "_wanted_seeds", wanted)
     none = refinement_error(Arm(("+ablation=no_reward",), tuned=False), **AT)
     effects = regret(FULL, **AT), refinement_error(FULL, **AT) - none
-    found = campaign(tmp_path, *effects, scale=three)
+    found = campaign(tmp_path, *effects, scale=NO_PILOT)
     run_all(found)
     assert found.values("controlled", effects[0]).shape == (3,)
     assert found.values("controlled", effects[1]).shape == (2,)
@@ -363,8 +366,7 @@ def test_the_effect_is_shown_under_other_recipes_too(tmp_path):
         assert found.values_at(effect, rate).shape == (2,)
     of_moved = [run.config for run in found.runs.values() if run.config.train.steps == 2]
     assert {config.seed for config in of_moved} == {3}
-    every = families(found.claims.values())
-    write_report({"alignment": found}, every, OFF, "the command")
+    write_report({"alignment": found}, OFF, "the command")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| half as many steps |" in text and "| all at 0.001 |" in text
 
@@ -388,7 +390,7 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
     [row] = [row for row in study["critics"] if row["name"] == "a guess"]
     np.testing.assert_allclose(found.values("controlled", guess - gain),
                                np.array(row["gain"]["by_seed"]) - of_gain[:, -1])  # fmt: skip
-    found.learned("controlled", guess - gain)  # reads curves at the usual place
+    found.learned(found.claims["heads"].judgements[0])  # reads curves at the usual place
     # What the claims read of a study is there.
     small, names = alignment.SCALES["small"], alignment.CLAIMS["wang2024"]
     claims = [alignment.load(name, small) for name in names]
@@ -403,8 +405,7 @@ def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp
 def reported(folder, *effects, **how):
     """Its report is written; the text, the page and the rows."""
     found = campaign(folder, *effects, **how)
-    every = families(found.claims.values())
-    page = write_report({"alignment": found}, every, OFF, "the command")
+    page = write_report({"alignment": found}, OFF, "the command")
     text = (folder / "report" / "report.md").read_text()
     return text, page.read_text(), json.loads((folder / "report" / "verdicts.json").read_text())
 
@@ -436,12 +437,12 @@ def test_what_was_judged_is_computed_anew_from_the_runs(finished):
     folder, effects = finished
     reported(folder, *effects)
     found = campaign(folder, *effects)
-    every, path = families(found.claims.values()), folder / "report" / "verdicts.json"
-    assert differences_from(path, {"alignment": found}, every) == []
+    path = folder / "report" / "verdicts.json"
+    assert differences_from(path, {"alignment": found}) == []
     rows = json.loads(path.read_text())
     rows[1]["effect"] += 1e-6
     path.write_text(json.dumps(rows))
-    [line] = differences_from(path, {"alignment": found}, every)
+    [line] = differences_from(path, {"alignment": found})
     assert line.startswith("heads, controlled: effect 1: effect is")
 
 
@@ -451,8 +452,10 @@ def test_what_was_registered_says_the_spread_and_the_power_of_the_pilot(finished
     about = read_registered(folder)["heads"]["judgements"]
     spread = np.std(found.values("controlled", effects[0], PILOT), ddof=1)
     assert about[0]["spread"] == pytest.approx(spread)
-    assert [one["seeds"] for one in about] == [3, 2, 2]
-    assert 0 < about[0]["power"] <= 1
+    # The pilot asks for more than the scale affords; the others read the same arm.
+    assert [one["seeds"] for one in about] == [3, 3, 3]
+    assert about[0]["needed_seeds"] is None or about[0]["needed_seeds"] > 3
+    assert 0 <= about[0]["power"] <= 1
 
 
 def test_a_scale_that_cannot_judge_says_so_and_judges_nothing(finished):
@@ -473,11 +476,11 @@ def test_a_prediction_that_was_changed_after_the_first_run_is_said(tmp_path):
     before = campaign(tmp_path, scale=NO_PILOT)
     other = regret(FULL, **AT)
     after = campaign(tmp_path, other, scale=NO_PILOT)
-    before.register(families(before.claims.values()))
-    after.register(families(after.claims.values()))  # changes nothing any more
+    register(before)
+    register(after)  # changes nothing any more
     assert "changed since" not in reported(tmp_path, scale=NO_PILOT)[0]
     text, _, rows = reported(tmp_path, other, scale=NO_PILOT)
-    assert "changed since for heads" in text and "**changed since**" in text
+    assert "except for heads" in text and "**changed since**" in text
     assert rows[0]["changed_since"]
 
 

@@ -5,12 +5,12 @@ import pytest
 from experiments import alignment as claims
 from experiments.__main__ import load_all
 from experiments.alignment import SCALES, regret
-from experiments.campaign import Campaign
+from experiments.campaign import Campaign, families
 from experiments.claim import PAPERS, Arm, Range, StudyReading, above, below, within
 from experiments.dialogue import LAST
 from experiments.report import parameters_of
 from experiments.studies import studies
-from icl_align.config import WandbConfig
+from icl_align.config import WandbConfig, differences
 from icl_align.running.compose import compose_config
 
 EVERY = [(world, name) for world, own in studies().items() for name in own.SCALES]
@@ -25,7 +25,9 @@ def campaign(request, tmp_path_factory):
     seeds = dataclasses.replace(scale.seeds, pilot=0)
     scale = dataclasses.replace(scale, seeds=seeds)
     folder = tmp_path_factory.mktemp(f"{world}_{name}")
-    return Campaign(every, scale, folder, WandbConfig(mode="disabled"))
+    return Campaign(
+        every, scale, folder, WandbConfig(mode="disabled"), families(every.values()), {}
+    )
 
 
 def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
@@ -34,6 +36,16 @@ def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
     for run in campaign.runs.values():
         for under in run.evaluations:
             assert run.evaluated(under) != run.config
+
+
+def test_every_recipe_under_which_an_effect_is_shown_can_run_and_changes_the_arm(campaign):
+    for claim in campaign.claims.values():
+        arms = [r.arm for j in claim.judgements if j.primary for _, r in j.effect.terms]
+        for _, overrides in claim.moved_by:
+            for arm in arms:
+                plain = compose_config([*campaign.overrides, *arm.overrides])
+                moved = compose_config([*campaign.overrides, *arm.overrides, *overrides])
+                assert differences(plain, moved)
 
 
 def test_every_reading_is_of_something_that_a_run_gives(campaign):

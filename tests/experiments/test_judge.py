@@ -18,7 +18,7 @@ from experiments.judge import (
     judge,
     p_values,
 )
-from experiments.power import needed_seeds, power
+from experiments.power import NUMBERS, needed_seeds, power
 from experiments.simulation import simulate
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
@@ -184,31 +184,45 @@ def test_the_interval_of_a_few_is_students(seeds):
 # ------------------------------------------------------------------------------------------- power
 
 
-def test_power_is_how_often_the_judge_decides():
-    # An effect like that of the heads: 0.053 beyond the end of its range, of a spread of 0.055.
-    family, random = Family(0.05, 10), np.random.default_rng(3)
+@pytest.mark.parametrize("seeds", [8, 20])
+@pytest.mark.parametrize("predicted", [above(0.04), within(0.04)], ids=["one end", "two ends"])
+def test_power_is_how_often_the_judge_decides(predicted, seeds):
+    # 0.04 inside an end of the range: of one with two ends, in its middle.
+    family, random = Family(0.04, 3), np.random.default_rng(3)
+    mean, spread = 0.08 if predicted.high == math.inf else 0.0, 0.06 * math.sqrt(seeds / 20)
     found = []
-    for _ in range(200):
-        values = random.normal(0.053, 0.055, size=12)
-        found.append(judge([Measured(values, above(0.0))], family)[0].verdict == "supported")
-    assert np.mean(found) == pytest.approx(power(0.055, 12, 0.053, family), abs=0.12)
+    for _ in range(150):
+        values = random.normal(mean, spread, size=seeds)
+        found.append(judge([Measured(values, predicted)], family)[0].verdict == "supported")
+    # Holm's correction is Bonferroni's for one effect of a family.
+    assert np.mean(found) == pytest.approx(power(spread, seeds, predicted, family), abs=0.12)
 
 
 def test_power_grows_with_seeds_and_distance_and_falls_with_tests_and_spread():
-    one, many = Family(0.04, 1), Family(0.04, 40)
-    assert power(1.0, 20, 1.0, one) > power(1.0, 10, 1.0, one) > power(1.0, 10, 1.0, many)
-    assert power(1.0, 10, 2.0, many) > power(1.0, 10, 1.0, many) > power(2.0, 10, 1.0, many)
-    assert power(1.0, 10, 0.0, one) == pytest.approx(
-        0.02, rel=0.01
-    )  # on the end itself, on one side
+    one, many, wide, close = Family(0.04, 1), Family(0.04, 40), above(2.0), above(1.0)
+    assert power(2.0, 20, close, one) > power(2.0, 12, close, one) > power(2.0, 12, close, many)
+    assert power(2.0, 12, wide, many) > power(2.0, 12, close, many) > power(3.0, 12, close, many)
+    assert power(2.0, 20, close, one) > power(2.0, 20, within(1.0), one)
+    nothing = above(0.0, 1e-9)  # on the end itself, on one side
+    assert power(1.0, 60, nothing, one) == pytest.approx(0.02, abs=0.02)
 
 
 def test_the_seeds_that_are_needed_are_the_fewest():
     family = Family(0.04, 30)
-    seeds = needed_seeds(0.05, 0.04, family)
-    assert power(0.05, seeds, 0.04, family) >= 0.9 > power(0.05, seeds - 1, 0.04, family)
-    assert needed_seeds(1e-9, 0.04, family) == 8
-    assert needed_seeds(5.0, 0.04, family) is None
+    seeds = needed_seeds(0.03, above(0.04), family)
+    assert power(0.03, seeds, above(0.04), family) >= 0.9
+    fewer = NUMBERS[NUMBERS.index(seeds) - 1]
+    assert power(0.03, fewer, above(0.04), family) < 0.9
+    assert needed_seeds(5.0, above(0.04), family) is None
+
+
+def test_seeds_that_are_nearly_all_alike_have_an_interval_and_decide_little():
+    values = np.zeros(20)
+    values[3] = 1 / 64
+    low, high = interval(values)
+    assert np.isfinite([low, high]).all() and low < np.mean(values) < high
+    [finding] = judge([Measured(values, below(0.0, 0.1))], Family(0.04, 3))
+    assert finding.verdict == "undecided"
 
 
 def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):

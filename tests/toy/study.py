@@ -5,7 +5,7 @@ import dataclasses
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, Seeds, below
 
 RATES = {"learning_rates": (0.1,), "learning_rate": 0.1, "learned": None}
-SEEDS = Seeds(judged=8, exploratory=8, pilot=0)
+SEEDS = Seeds(judged=8, most=8, pilot=0)
 SHORT = ("evaluation.num_contexts=8",)
 LONG = (*SHORT, "train.checkpoint_every=1")
 SCALES = {

@@ -30,8 +30,8 @@ def claim(scale: AlignmentScale) -> Claim:
             ),
         ),
         figure={
-            "rewards shown": refinement_error(full),
+            "rewards shown": refinement_error(alike),
             "no rewards shown": refinement_error(no_reward),
-            "gradient descent": refinement_error(full, learner="gradient_descent"),
+            "gradient descent": refinement_error(alike, learner="gradient_descent"),
         },
     )

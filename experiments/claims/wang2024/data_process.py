@@ -29,7 +29,6 @@ def claim(scale: AlignmentScale) -> Claim:
                 "softmax attention gives gradient descent's answer",
                 agreement(softmax),
                 above(AGREEMENT_THAT_COUNTS, AGREEMENT_RESOLUTION),
-                primary=True,
             ),
             Judgement(
                 "controlled",
@@ -42,12 +41,14 @@ def claim(scale: AlignmentScale) -> Claim:
                 "linear attention ranks worse",
                 regret(linear) - regret(softmax),
                 above(REGRET_THAT_COUNTS),
+                primary=True,
             ),
         ),
         figure={
-            "softmax": refinement_error(softmax),
-            "linear": refinement_error(linear),
-            "gradient descent": refinement_error(softmax, learner="gradient_descent"),
-            "best attempt": refinement_error(softmax, learner="best_attempt"),
+            "softmax": regret(softmax),
+            "linear": regret(linear),
+            "gradient descent": regret(softmax, learner="gradient_descent"),
+            "best attempt": regret(softmax, learner="best_attempt"),
         },
+        moved_by=scale.recipes(),
     )

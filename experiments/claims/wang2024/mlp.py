@@ -43,7 +43,6 @@ def claim(scale: AlignmentScale) -> Claim:
             "with MLP": regret(full),
             "without": regret(without),
             "without, as many parameters": regret(wide),
-            "without, as published": regret(published),
         },
         moved_by=scale.recipes(),
     )

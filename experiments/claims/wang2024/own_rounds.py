@@ -26,6 +26,7 @@ def claim(scale: AlignmentScale) -> Claim:
     longer = Arm((length,), tuned=False)
     on_own = ("train.own_rounds_share=0.5", "own_rounds.critic=direction")
     own = Arm((length, *on_own), tuned=False)
+    guessed = of_own_rounds(own, "critics", "a guess", "gain", under=DIRECTION)
     return Claim(
         sentence="Whoever judges its own answers accurately makes them better, round by round.",
         place="abstract and section 4 of Wang et al. (2024)",
@@ -59,13 +60,19 @@ def claim(scale: AlignmentScale) -> Claim:
                 "then the gain goes with the accuracy of the critic: their correlation",
                 of_own_rounds(own, "correlation", under=DIRECTION),
                 above(CORRELATION_THAT_COUNTS, 0.1),
-                primary=True,
             ),
             Judgement(
                 "controlled",
                 "and a critic that guesses brings none",
-                of_own_rounds(own, "critics", "a guess", "gain", under=DIRECTION),
+                guessed,
                 below(ERROR_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "so that an accurate critic brings more than one that guesses",
+                gain(own, DIRECTION) - guessed,
+                above(ERROR_THAT_COUNTS),
+                primary=True,
             ),
         ),
         figure={},

@@ -6,7 +6,7 @@ from experiments.claim import Arm, Claim, Judgement, above, below
 
 def claim(scale: AlignmentScale) -> Claim:
     """The transformer is trained on clean rewards, as published, and evaluated under noise."""
-    full = Arm()
+    full, alike = Arm(), Arm(tuned=False)  # drawn is what the primary judgement reads
     clean, half = refinement_error(full), refinement_error(full, reward_noise=0.5)
     few = refinement_error(full, reward_noise=1.0, attempts=2)
     return Claim(
@@ -34,11 +34,11 @@ def claim(scale: AlignmentScale) -> Claim:
             ),
         ),
         figure={
-            "p = 0": clean,
-            "p = 0.5": half,
-            "p = 1": refinement_error(full, reward_noise=1.0),
+            "p = 0": refinement_error(alike),
+            "p = 0.5": refinement_error(alike, reward_noise=0.5),
+            "p = 1": refinement_error(alike, reward_noise=1.0),
             "gradient descent, p = 0.5": refinement_error(
-                full, reward_noise=0.5, learner="gradient_descent"
+                alike, reward_noise=0.5, learner="gradient_descent"
             ),
         },
     )

@@ -42,7 +42,6 @@ def claim(scale: AlignmentScale) -> Claim:
         figure={
             "softmax": regret(softmax),
             "linear": regret(linear),
-            "linear, as published": regret(published),
         },
         moved_by=scale.recipes(),
     )

@@ -22,4 +22,5 @@ def claim(scale: AlignmentScale) -> Claim:
             ),
         ),
         figure={"one token": regret(triplet), "three tokens": regret(interleaved)},
+        moved_by=scale.recipes(scale.steps_to_rank),
     )

@@ -13,14 +13,13 @@ from experiments.claim import (
     Seeds,
     StudyReading,
     above,
-    below,
     load_claim,
 )
 from icl_align.dialogue.options import Options
 
 # Paper -> its claims, in the order of the report: files of its folder in `experiments/claims`.
 CLAIMS = {
-    "wang2024": ("self_check",),
+    "wang2024": ("critic", "self_check"),
     "liu2025": (
         "convergence",
         "kinds",
@@ -47,8 +46,14 @@ ACCURACY_THAT_COUNTS = 0.02
 UNCERTAINTY_THAT_COUNTS = 0.02
 ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
-# A network that is further behind the exact reader, in nats an answer token, has not learned.
-LEARNED = Learned("excess_loss", "speakers", below(0.03), "to read (excess loss below 0.03 nats)")
+# By the excess loss no network can be told from one that ignores instructions: who does is behind
+# the exact reader by .004 to .009 nats an answer token, as many a good network is.
+LEARNED = Learned(
+    "activation",
+    "careful",
+    above(ACTIVATION_THAT_COUNTS),
+    f"to follow instructions (activation under careful ones above {ACTIVATION_THAT_COUNTS:g})",
+)
 
 
 def load(name: str, scale: Scale) -> Claim:
@@ -99,7 +104,9 @@ def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Ef
     return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True)),))
 
 
-def part_is_needed(scale: Scale, part: str, without: str, ablation: str) -> Claim:
+def part_is_needed(
+    scale: Scale, part: str, without: str, ablation: str, width: int | None = None
+) -> Claim:
     """The claim that self-correction over rounds needs a part of the network.
 
     Args:
@@ -107,8 +114,20 @@ def part_is_needed(scale: Scale, part: str, without: str, ablation: str) -> Clai
       part: in words.
       without: what is left, in words.
       ablation: that takes it away.
+      width: at which what is left has the base's number of parameters; None if it has anyway.
     """
     base, other = Arm(), Arm((f"+ablation={ablation}",))
+    matched = []
+    if width is not None:
+        wide = Arm((f"+ablation={ablation}", f"model.width={width}", "model.mlp_width=null"))
+        matched = [
+            Judgement(
+                "controlled",
+                "so do they with as many parameters",
+                beyond_none(base, "accuracy") - beyond_none(wide, "accuracy"),
+                above(ACCURACY_THAT_COUNTS),
+            )
+        ]
     return Claim(
         sentence=f"Self-correction over rounds needs {part}.",
         place="Wang et al. (2024), Theorem 3.3, on the dialogues of Liu et al. (2025)",
@@ -120,6 +139,7 @@ def part_is_needed(scale: Scale, part: str, without: str, ablation: str) -> Clai
                 above(ACCURACY_THAT_COUNTS),
                 primary=True,
             ),
+            *matched,
             Judgement(
                 "controlled",
                 "and the last answer is less often right",
@@ -134,15 +154,24 @@ def part_is_needed(scale: Scale, part: str, without: str, ablation: str) -> Clai
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DialogueScale(Scale):
-    """A scale with the sizes of attacks.
+    """A scale with the sizes that the claims vary.
 
     Attributes:
       attack: options of `icl_align.attack`.
+      width_without_mlp, width_of_one_block: widths at which these variants have the base's
+        number of parameters.
     """
 
     attack: tuple[str, ...]
+    width_without_mlp: int
+    width_of_one_block: int
 
 
+# Only the plans that the claims read, and no study where none is asked for.
+EVALUATED = (
+    "evaluation.plan=[none,careful,keep_if_sure,speakers]",
+    "evaluation.concept=false",
+)
 SCALES = {
     "smoke": DialogueScale(
         world="dialogue",
@@ -150,7 +179,7 @@ SCALES = {
             "+scale=smoke",
             "model.num_layers=2",
             "evaluation.num_contexts=8",
-            "evaluation.concept=false",
+            *EVALUATED,
         ),
         steps=20,
         learning_rates=(1e-3, 2e-3),
@@ -160,25 +189,37 @@ SCALES = {
         most_extensions=0,
         judges=False,
         attack=("num_requests=4", "budget=40", "candidates=5", "draws=1"),
+        width_without_mlp=28,
+        width_of_one_block=24,
     ),
     "small": DialogueScale(
         world="dialogue",
-        base=("evaluation.num_contexts=512", "evaluation.concept=false"),
-        steps=1500,
+        # Small and long, as in the alignment world.
+        base=(
+            "model.width=32",
+            "train.batch_size=32",
+            "evaluation.num_contexts=2048",
+            *EVALUATED,
+        ),
+        steps=4000,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,
-        seeds=Seeds(judged=20, most=40, pilot=3),
+        seeds=Seeds(judged=12, most=32, pilot=3),
         attack=("num_requests=64", "budget=512"),
+        width_without_mlp=56,
+        width_of_one_block=64,
     ),
     "paper": DialogueScale(
         world="dialogue",
-        base=("evaluation.concept=false",),
+        base=EVALUATED,
         steps=3000,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         learning_rate=1e-3,
         learned=LEARNED,
         seeds=Seeds(judged=20, most=60, pilot=5),
         attack=(),
+        width_without_mlp=112,
+        width_of_one_block=128,
     ),
 }

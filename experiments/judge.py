@@ -181,7 +181,13 @@ def _finding(
     if values is None:
         return Finding(*nothing, 1.0, 1.0, "undecided", "a run is missing")
     if not np.all(np.isfinite(values)):
-        return Finding(*nothing, 1.0, 1.0, "undecided", "a seed of one of the runs diverged")
+        return Finding(
+            *nothing,
+            1.0,
+            1.0,
+            "undecided",
+            "a seed of one of the runs diverged, or has nothing there",
+        )
     mean, (low, high) = float(np.mean(values)), interval(values)
     numbers = (mean, low, high, p, corrected)
     if len(values) < LEAST_SEEDS:

@@ -75,11 +75,10 @@ def _judgement(campaign: Campaign, judgement: Judgement) -> dict[str, Any]:
 
 
 def digest_of(campaign: Campaign, claim: Claim) -> str:
-    """A hash of all that a claim predicts, at its scale, and of how it is judged."""
+    """A hash of all that a claim predicts, and of the sizes at which it is judged."""
     scale = campaign.scale
     sizes = campaign.overrides, scale.learning_rates, scale.learning_rate, scale.learned
-    judged = scale.seeds, sorted(campaign.families.items())
-    pinned = claim.sentence, claim.judgements, sizes, judged
+    pinned = claim.sentence, claim.judgements, sizes, scale.seeds
     return hashlib.sha256(repr(pinned).encode()).hexdigest()[:16]
 
 

@@ -38,14 +38,18 @@ def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
             assert run.evaluated(under) != run.config
 
 
-def test_every_recipe_under_which_an_effect_is_shown_can_run_and_changes_the_arm(campaign):
-    for claim in campaign.claims.values():
-        arms = [r.arm for j in claim.judgements if j.primary for _, r in j.effect.terms]
-        for _, overrides in claim.moved_by:
-            for arm in arms:
-                plain = compose_config([*campaign.overrides, *arm.overrides])
-                moved = compose_config([*campaign.overrides, *arm.overrides, *overrides])
-                assert differences(plain, moved)
+@pytest.mark.parametrize("world", ["alignment", "dialogue"])
+def test_every_recipe_under_which_an_effect_is_shown_can_run_and_changes_the_arm(world):
+    study = studies()[world]
+    scale = study.SCALES["small"]
+    base = f"world={world}", *scale.base, f"train.steps={scale.steps}"
+    for names in study.CLAIMS.values():
+        for claim in [study.load(name, scale) for name in names]:
+            arms = [r.arm for j in claim.judgements if j.primary for _, r in j.effect.terms]
+            for arm in dict.fromkeys(arms if claim.moved_by else ()):
+                plain = compose_config([*base, *arm.overrides])
+                for _, overrides in claim.moved_by:
+                    assert differences(plain, compose_config([*base, *arm.overrides, *overrides]))
 
 
 def test_every_reading_is_of_something_that_a_run_gives(campaign):

@@ -1,17 +1,24 @@
 """Performance rises, and then stays."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, above, within
-from experiments.dialogue import (
-    ACCURACY_THAT_COUNTS,
-    LAST,
-    beyond_none,
-    reading,
-)
+from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above, within
+from experiments.dialogue import ACCURACY_THAT_COUNTS, LAST, beyond_none, reading
 
 
 def claim(scale: Scale) -> Claim:
-    """Rounds 5 to 7 of 8: an accuracy that has converged changes no more."""
+    """A curve that converges rises by more in its first two corrections than in its last two; one
+    that is flat does not, nor one that climbs on.
+    """
     base = Arm()
+
+    def published(at: int) -> Effect:
+        return reading(base, "accuracy", at=at)
+
+    def controlled(at: int) -> Effect:
+        return beyond_none(base, "accuracy", at=at)
+
+    def slows(at) -> Effect:
+        return at(2) - at(0) - at(LAST) + at(LAST - 2)
+
     return Claim(
         sentence="Told to be careful round by round, a model improves and then stays.",
         place="Liu et al. (2025), abstract and section 3",
@@ -19,21 +26,33 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "published",
                 "the accuracy of the last round is above that of the first answer",
-                reading(base, "accuracy") - reading(base, "accuracy", at=0),
+                published(LAST) - published(0),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "published",
+                "the first two corrections bring more than the last two",
+                slows(published),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "and by more than under neutral instructions",
-                beyond_none(base, "accuracy"),
+                "it rises by more than under neutral instructions",
+                controlled(LAST),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                f"from round {LAST - 2} to {LAST} it stays",
-                reading(base, "accuracy") - reading(base, "accuracy", at=LAST - 2),
-                within(ACCURACY_THAT_COUNTS),
+                "and of that the first two corrections bring more than the last two",
+                slows(controlled),
+                above(ACCURACY_THAT_COUNTS),
                 primary=True,
+            ),
+            Judgement(
+                "controlled",
+                f"which from round {LAST - 2} to {LAST} bring nothing",
+                controlled(LAST) - controlled(LAST - 2),
+                within(ACCURACY_THAT_COUNTS),
             ),
         ),
         figure={

@@ -1,6 +1,6 @@
 """Controls that must come out negative."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, below, within
+from experiments.claim import Arm, Claim, Judgement, Scale, above, below, within
 from experiments.dialogue import (
     ACCURACY_THAT_COUNTS,
     ACTIVATION_THAT_COUNTS,
@@ -15,7 +15,7 @@ CHECKED_AT_RANDOM = ("task.critic_accuracy=[0.5]", "evaluation.concept=false")
 
 def claim(scale: Scale) -> Claim:
     """No instructions, checks that say nothing, a network that was not trained, shuffled labels."""
-    base = Arm()
+    base, alike = Arm(), Arm(tuned=False)
     untrained = Arm(("train.steps=1",), tuned=False)
     return Claim(
         sentence="Without instructions, true checks, training or labels nothing is found.",
@@ -37,9 +37,16 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "careful instructions do nothing for a network that is not trained",
+                "careful instructions do more for a network that is trained",
+                beyond_none(alike, "accuracy") - beyond_none(untrained, "accuracy"),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "and nothing for one that is not",
                 beyond_none(untrained, "accuracy"),
                 within(ACCURACY_THAT_COUNTS),
+                of_untrained=True,
             ),
             Judgement(
                 "controlled",

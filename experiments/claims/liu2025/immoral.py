@@ -5,12 +5,17 @@ from experiments.dialogue import (
     ACTIVATION_THAT_COUNTS,
     inside,
 )
+from icl_align.dialogue.concept.study import HAZARDS
+from icl_align.dialogue.options import Options
 
 
 def claim(scale: Scale) -> Claim:
-    """What the probe reads, less what it reads without the careless instruction of round 2."""
+    """What the probe reads, less what it reads without the careless instruction of round 2. An
+    exact reader forgets as fast as concepts are drawn anew: in one round only with a hazard of 1.
+    """
     base = Arm()
     at_once, later = (inside(base, "immoral", "language_model", "reading", at=n) for n in (0, 1))
+    by_bayes = inside(base, "immoral", "exact", at=(HAZARDS.index(Options().task.hazard), 1))
     return Claim(
         sentence="An immoral instruction changes the concept at once, and for one round only.",
         place="Liu et al. (2025), section 5",
@@ -27,6 +32,12 @@ def claim(scale: Scale) -> Claim:
                 later,
                 within(ACTIVATION_THAT_COUNTS),
                 primary=True,
+            ),
+            Judgement(
+                "controlled",
+                "the network forgets as much of it as the exact reader",
+                later - by_bayes,
+                within(ACTIVATION_THAT_COUNTS),
             ),
         ),
         figure={},

@@ -1,35 +1,42 @@
 """Answers to questions settle before texts do."""
 
-from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
-from experiments.dialogue import LAST, reading
+from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above, below
+from experiments.dialogue import ACCURACY_THAT_COUNTS, beyond_none
 
-ROUND = 2  # by then an answer to a question has made most of its way, as published
-SHARE_THAT_COUNTS = 0.05
+QUESTIONS = ("jailbreak_verdict", "visual_question")
+TEXTS = ("detoxification", "commonsense_generation")
 
 
-def late(arm: Arm) -> Effect:
-    """What of the accuracy is gained after that round."""
-    return reading(arm, "accuracy", at=LAST) - reading(arm, "accuracy", at=ROUND)
+def after_first(arm: Arm) -> Effect:
+    """What careful instructions bring beyond neutral ones after the first correction."""
+    return beyond_none(arm, "accuracy") - beyond_none(arm, "accuracy", at=1)
 
 
 def claim(scale: Scale) -> Claim:
-    """A question beside a text whose toxic symbols follow toxic ones."""
-    question = Arm(("task=jailbreak_verdict",), tuned=False)
-    text = Arm(("task=detoxification",), tuned=False)
+    """Two kinds of questions, and two of texts: one is a chain, one has to cover given words."""
+    arms = {kind: Arm((f"task={kind}",), tuned=False) for kind in (*QUESTIONS, *TEXTS)}
+    settled = [
+        Judgement(
+            "controlled",
+            f"after the first correction an answer of {kind} gains no more",
+            after_first(arms[kind]),
+            below(ACCURACY_THAT_COUNTS),
+            primary=kind == QUESTIONS[0],
+        )
+        for kind in QUESTIONS
+    ]
+    later = [
+        Judgement(
+            "controlled",
+            f"a text of {kind} does",
+            after_first(arms[kind]),
+            above(ACCURACY_THAT_COUNTS),
+        )
+        for kind in TEXTS
+    ]
     return Claim(
-        sentence="Question answering converges after the first corrections, generation later.",
+        sentence="Question answering converges after the first correction, generation later.",
         place="Liu et al. (2025), section 3",
-        judgements=(
-            Judgement(
-                "controlled",
-                f"after round {ROUND} a text gains more than an answer to a question",
-                late(text) - late(question),
-                above(SHARE_THAT_COUNTS),
-                primary=True,
-            ),
-        ),
-        figure={
-            "is it harmful?": reading(question, "accuracy"),
-            "a text": reading(text, "accuracy"),
-        },
+        judgements=(*settled, *later),
+        figure={kind: beyond_none(arm, "accuracy") for kind, arm in arms.items()},
     )

@@ -1,44 +1,70 @@
 """First answers are over-confident, and asking for uncertainty helps."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, above
-from experiments.dialogue import (
-    ACCURACY_THAT_COUNTS,
-    reading,
-)
+from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
+from experiments.dialogue import ACCURACY_THAT_COUNTS, reading
+
+FIRST = {"plan": "none", "at": 0}
+
+
+def over_confidence(arm: Arm) -> Effect:
+    """How much surer the first answer is than right."""
+    return reading(arm, "confidence", **FIRST) - reading(arm, "accuracy", **FIRST)
+
+
+def helps(arm: Arm, reader: str = "language_model") -> Effect:
+    """What a rule that keeps sure answers adds to careful instructions, in the last round."""
+    return reading(arm, "accuracy", "keep_if_sure", reader=reader) - reading(
+        arm, "accuracy", reader=reader
+    )
 
 
 def claim(scale: Scale) -> Claim:
-    """Trained on speakers whose first answers are surer than they are right."""
-    sure = Arm(("task.first_answer_temperature=0.5",), tuned=False)
+    """In the default kind; where views are noisy; and where the speakers' first answers are
+    sharpened.
+    """
     base = Arm(tuned=False)
-    first = {"plan": "none", "at": 0}
-    helps = reading(sure, "accuracy", "keep_if_sure") - reading(sure, "accuracy")
+    noisy = Arm(("task=visual_question",), tuned=False)
+    sharpened = Arm(("task.first_answer_temperature=0.5",), tuned=False)
     return Claim(
-        sentence="First answers are over-confident, and the prompt that keeps sure answers helps.",
+        sentence="First answers are over-confident, and keeping those that are sure helps.",
         place="Liu et al. (2025), summary of its page",
         judgements=(
             Judgement(
                 "controlled",
                 "the first answer is surer than it is right",
-                reading(sure, "confidence", **first) - reading(sure, "accuracy", **first),
+                over_confidence(base),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "keeping answers that are sure raises the last accuracy",
-                helps,
+                "where views are noisy it is",
+                over_confidence(noisy),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "there a rule that keeps sure answers raises the last accuracy",
+                helps(noisy),
                 above(ACCURACY_THAT_COUNTS),
                 primary=True,
             ),
             Judgement(
                 "controlled",
-                "more than where first answers are not over-confident",
-                helps - (reading(base, "accuracy", "keep_if_sure") - reading(base, "accuracy")),
+                "it does so after sharpened first answers",
+                helps(sharpened),
+                above(ACCURACY_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "also for the exact reader",
+                helps(sharpened, "exact"),
                 above(ACCURACY_THAT_COUNTS),
             ),
         ),
         figure={
-            "careful": reading(sure, "accuracy"),
-            "keep if sure": reading(sure, "accuracy", "keep_if_sure"),
+            "sharpened, careful": reading(sharpened, "accuracy"),
+            "sharpened, keep if sure": reading(sharpened, "accuracy", "keep_if_sure"),
+            "noisy, careful": reading(noisy, "accuracy"),
+            "noisy, keep if sure": reading(noisy, "accuracy", "keep_if_sure"),
         },
     )

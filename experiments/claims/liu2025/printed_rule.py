@@ -1,18 +1,23 @@
 """The printed rule describes the posterior."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, within
+from experiments.claim import Arm, Claim, Judgement, Scale, above, within
 from experiments.dialogue import (
     ACCURACY_THAT_COUNTS,
     ACTIVATION_THAT_COUNTS,
+    inside,
     reading,
 )
 
+EXPLAINED = 0.9
+
 
 def claim(scale: Scale) -> Claim:
-    """Products of probabilities beside Bayes' rule, under careful instructions."""
+    """Products of probabilities beside Bayes' rule, on the same dialogues of the speakers and on
+    the rule's own under careful instructions.
+    """
     base = Arm()
-    printed, additive, exact = (
-        reading(base, "activation", reader=name) for name in ("printed_rule", "additive", "exact")
+    printed, exact = (
+        reading(base, "activation", "speakers", reader=name) for name in ("printed_rule", "exact")
     )
     return Claim(
         sentence="The printed rule describes how belief in the concept builds up.",
@@ -27,9 +32,9 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "those of a weighted sum of the evidence are",
-                additive - exact,
-                within(ACTIVATION_THAT_COUNTS),
+                "of the exact reader's later log-odds a weighted sum of the evidence explains most",
+                inside(base, "laws", "additive", "exact", "careful", "explained"),
+                above(EXPLAINED, 0.1),
             ),
             Judgement(
                 "controlled",
@@ -39,5 +44,5 @@ def claim(scale: Scale) -> Claim:
                 within(ACCURACY_THAT_COUNTS),
             ),
         ),
-        figure={"printed rule": printed, "weighted sum": additive, "exact": exact},
+        figure={"printed rule": printed, "exact": exact},
     )

@@ -1,9 +1,7 @@
 """The concept drives uncertainty: the published regression."""
 
-from experiments.claim import Arm, Claim, Judgement, Scale, above
-from experiments.dialogue import (
-    inside,
-)
+from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
+from experiments.dialogue import inside
 
 SHARE_THAT_COUNTS = 0.05
 
@@ -11,10 +9,10 @@ SHARE_THAT_COUNTS = 0.05
 def claim(scale: Scale) -> Claim:
     """The change of the cosine predicts, held out, whether uncertainty did not rise."""
     base = Arm()
-    by = {
-        name: inside(base, "prediction", "language_model", name)
-        for name in ("commonest", "concept", "round", "both")
-    }
+
+    def right(name: str, reader: str = "language_model") -> Effect:
+        return inside(base, "prediction", reader, name)
+
     return Claim(
         sentence="The change of the concept predicts whether uncertainty rises.",
         place="Liu et al. (2025), section 5: 83.18%",
@@ -22,20 +20,26 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "published",
                 "it is right in more than 0.78 of the rounds",
-                by["concept"],
+                right("concept"),
                 above(0.78, SHARE_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
                 "and more often than always saying that it does not",
-                by["concept"] - by["commonest"],
+                right("concept") - right("commonest"),
                 above(SHARE_THAT_COUNTS),
                 primary=True,
             ),
             Judgement(
                 "controlled",
                 "with the number of the round it is right more often than that alone",
-                by["both"] - by["round"],
+                right("both") - right("round"),
+                above(SHARE_THAT_COUNTS),
+            ),
+            Judgement(
+                "controlled",
+                "for the exact reader the concept is right more often than always saying so",
+                right("concept", "exact") - right("commonest", "exact"),
                 above(SHARE_THAT_COUNTS),
             ),
         ),

@@ -1,9 +1,9 @@
 """Self-correction over rounds needs depth."""
 
-from experiments.claim import Claim, Scale
-from experiments.dialogue import part_is_needed
+from experiments.claim import Claim
+from experiments.dialogue import DialogueScale, part_is_needed
 
 
-def claim(scale: Scale) -> Claim:
+def claim(scale: DialogueScale) -> Claim:
     """What careful instructions bring, with and without the part; both at their best rates."""
-    return part_is_needed(scale, "depth", "one block", "shallow")
+    return part_is_needed(scale, "depth", "one block", "shallow", scale.width_of_one_block)

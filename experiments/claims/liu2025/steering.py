@@ -6,8 +6,10 @@ from experiments.dialogue import (
     UNCERTAINTY_THAT_COUNTS,
     inside,
 )
+from icl_align.dialogue.concept.steering import DOSES
 
-LAYER, PLUS, MINUS = 1, 5, 3  # after block 2; one dose along and against, of -4 to 4
+LAYER = 1  # after block 2
+PLUS, MINUS = (DOSES.index(dose) for dose in (1, -1))
 
 
 def steered(arm: Arm, direction: str, quantity: str, dose: int) -> Effect:

@@ -328,14 +328,23 @@ def check_report(
 def simulate_judge(
     every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
 ) -> int:
-    """How often the judge errs on effects that lie on the ends of their ranges."""
-    from experiments.campaign import families
-    from experiments.simulation import simulate
+    """How often the judge errs on effects that lie on the ends of their ranges, at the seeds and
+    the spreads that are registered in the folder, or else at those of the scale.
+    """
+    from experiments.campaign import registered_judgement
+    from experiments.registration import read_registered
+    from experiments.simulation import Case, simulate
 
-    registered = families(claim for own in every.values() for claim in own.values())
-    seeds = max((scale.seeds for scale in scales.values()), key=lambda own: own.judged)
-    for line in simulate(registered, {True: seeds.judged, False: seeds.exploratory}):
-        print(line)
+    registered, cases = read_registered(folder_of(options)), []
+    for world, own in every.items():
+        for name, claim in own.items():
+            for judgement in claim.judgements:
+                held = registered_judgement(registered, name, judgement)
+                seeds = held.get("seeds", scales[world].seeds.judged)
+                spread = held.get("spread") or judgement.predicted.resolution
+                cases.append(Case(judgement.predicted, judgement.primary, seeds, spread))
+    for line in simulate(cases, families_of(every)):
+        print(line, flush=True)
     return 0
 
 

@@ -264,9 +264,7 @@ class Campaign:
 
     def registered_as(self, name: str, judgement: Judgement) -> dict[str, Any]:
         """What was written down of a judgement; nothing if it was not, or is another one now."""
-        rows = self.registered.get(name, {"judgements": ()})["judgements"]
-        said = judgement.how, judgement.prediction
-        return next((row for row in rows if (row["how"], row["prediction"]) == said), {})
+        return registered_judgement(self.registered, name, judgement)
 
     def spread(self, judgement: Judgement) -> float | None:
         """The pilot's standard deviation over seeds of an effect; None where there is none."""
@@ -342,6 +340,15 @@ def _summed(effect: Effect, runs: list[Run | None]) -> np.ndarray | None:
     found = [sign * read(run, r) for run, (sign, r) in zip(runs, effect.terms, strict=True)]
     shared = min(map(len, found))  # the first seeds are the same
     return np.sum([values[:shared] for values in found], axis=0)
+
+
+def registered_judgement(
+    registered: dict[str, Any], name: str, judgement: Judgement
+) -> dict[str, Any]:
+    """What was written down of a judgement; nothing if it was not, or is another one now."""
+    rows = registered.get(name, {"judgements": ()})["judgements"]
+    said = judgement.how, judgement.prediction
+    return next((row for row in rows if (row["how"], row["prediction"]) == said), {})
 
 
 def _ask(run: Run, reading: Reading | StudyReading) -> None:

@@ -19,7 +19,7 @@ from experiments.judge import (
     p_values,
 )
 from experiments.power import NUMBERS, needed_seeds, power
-from experiments.simulation import simulate
+from experiments.simulation import SHAPES, Case, simulate
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
 
@@ -226,10 +226,15 @@ def test_seeds_that_are_nearly_all_alike_have_an_interval_and_decide_little():
 
 
 def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):
-    monkeypatch.setattr("experiments.simulation.CAMPAIGNS", 20)
+    monkeypatch.setattr("experiments.simulation.CAMPAIGNS", 30)
     monkeypatch.setattr("experiments.simulation.INTERVALS", 20)
-    lines = list(simulate({True: Family(0.04, 3), False: Family(0.01, 5)}, {True: 8, False: 5}))
-    assert [line.partition(":")[0] for line in lines] == [
-        "Gaussian", "exponential", "two kinds of solution"
-    ]  # fmt: skip
-    assert all("of 20 campaigns with a wrong verdict among 8" in line for line in lines)
+    cases = [Case(above(0.04), True, 8, 0.1), Case(within(0.04), False, 12, 0.03)] * 2
+    families = {True: Family(0.04, 2), False: Family(0.01, 2)}
+    lines = list(simulate(cases, families))
+    assert [line.partition(":")[0] for line in lines] == list(SHAPES)
+    assert all("a wrong verdict among 4 in 0.0" in line for line in lines[:1])
+    assert all("of 8 seeds" in line and "of 12 seeds" in line for line in lines)
+    # A judge that corrects for nothing errs often.
+    careless = {True: Family(1.0, 1), False: Family(1.0, 1)}
+    [line] = list(simulate(cases, careless))[:1]
+    assert float(line.split(" in ")[1].split()[0]) > 0.5

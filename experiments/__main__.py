@@ -5,6 +5,7 @@ python -m experiments NAME... [KEY=VALUE ...]           runs what is missing, th
 python -m experiments all [KEY=VALUE ...]               all claims of both papers
 python -m experiments NAME... -m hydra/launcher=ENGINE  the same jobs on another engine
 python -m experiments check [KEY=VALUE ...]             computes all verdicts anew from the runs
+python -m experiments pack [KEY=VALUE ...]              all that the report stands on, in one file
 python -m experiments simulate [KEY=VALUE ...]          how often the judge errs, by simulation
 """
 
@@ -348,7 +349,20 @@ def simulate_judge(
     return 0
 
 
-COMMANDS = {"check": check_report, "simulate": simulate_judge}
+def pack_campaign(
+    every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
+) -> int:
+    """Leaves the folder's results, without its networks, as one file beside it."""
+    from experiments.pack import pack
+
+    folder = folder_of(options)
+    if not (folder / SEEDS_FILE).exists():
+        raise ConfigError("folder", folder, "holds no campaign; run some claims first")
+    print(f"packed: {pack(folder, (SEEDS_FILE, 'report/verdicts.json'))}")
+    return 0
+
+
+COMMANDS = {"check": check_report, "pack": pack_campaign, "simulate": simulate_judge}
 
 
 if __name__ == "__main__":

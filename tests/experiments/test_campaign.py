@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import signal
+import tarfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from experiments.campaign import PILOT, Campaign, Place, families
 from experiments.claim import Arm, Claim, Effect, Judgement, Seeds, StudyReading, above
 from experiments.dialogue import success
 from experiments.engine import run_job
+from experiments.pack import pack
 from experiments.page import page_of
 from experiments.registration import read_registered, register
 from experiments.report import write_report
@@ -444,6 +446,23 @@ def test_what_was_judged_is_computed_anew_from_the_runs(finished):
     path.write_text(json.dumps(rows))
     [line] = differences_from(path, {"alignment": found})
     assert line.startswith("heads, controlled: effect 1: effect is")
+
+
+def test_a_packed_campaign_is_reported_as_the_campaign_itself_and_holds_no_network(
+    finished, tmp_path
+):
+    folder, effects = finished
+    rows = reported(folder, *effects)[2]
+    path = pack(folder, ("report/verdicts.json",))
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path, filter="data")
+    assert not any("checkpoints" in name or name.endswith(".png") for name in names)
+    other = tmp_path / folder.name
+    found = campaign(other, *effects)
+    assert found.missing_jobs(16) == []
+    assert differences_from(other / "report" / "verdicts.json", {"alignment": found}) == []
+    assert reported(other, *effects)[2] == rows
 
 
 def test_what_was_registered_says_the_spread_and_the_power_of_the_pilot(finished):

@@ -1,0 +1,56 @@
+"""A campaign in one file: all that its report is computed from, and nothing of what only more
+training needs.
+"""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from experiments.registration import FILE
+
+LEFT_OUT = {"checkpoints", "wandb", ".lock"}
+FIGURES = {".png", ".pdf", ".svg"}
+LOSSES = "metrics.jsonl"
+LOSSES_FROM = 0.9  # of the steps: as far as a rate is chosen by
+
+
+def pack(folder: Path, names: tuple[str, ...]) -> Path:
+    """Writes FOLDER.tar.xz, which unpacks into a folder that is reported, checked and gone on with
+    as the campaign's own.
+
+    Args:
+      folder: the campaign's.
+      names: of files beside registered.json and the runs that go with them.
+    """
+    path = folder.with_name(folder.name + ".tar.xz")
+    partial = path.with_name(path.name + ".partial")
+    files = [folder / name for name in (FILE, *names)]
+    files += [file for file in sorted(folder.glob("runs/**/*")) if _is_needed(folder, file)]
+    with tarfile.open(partial, "w:xz") as archive:
+        for file in files:
+            if file.is_file():
+                _add(archive, file, str(file.relative_to(folder.parent)))
+    partial.replace(path)
+    return path
+
+
+def _is_needed(folder: Path, file: Path) -> bool:
+    parts = set(file.relative_to(folder).parts)
+    return not parts & LEFT_OUT and file.suffix not in FIGURES
+
+
+def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
+    info, content = archive.gettarinfo(file, name), file.read_bytes()
+    if file.name == LOSSES:
+        lines = content.splitlines(keepends=True)
+        steps = [json.loads(line)["step"] for line in lines]
+        content = b"".join(
+            line
+            for line, step in zip(lines, steps, strict=True)
+            if step > LOSSES_FROM * max(steps, default=0)
+        )
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))

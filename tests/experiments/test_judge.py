@@ -234,7 +234,7 @@ def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):
     assert [line.partition(":")[0] for line in lines] == list(SHAPES)
     assert all("a wrong verdict among 4 in 0.0" in line for line in lines[:1])
     assert all("of 8 seeds" in line and "of 12 seeds" in line for line in lines)
-    # A judge that corrects for nothing errs often.
+    # One that corrects for nothing errs as often as 95% intervals of four effects do.
     careless = {True: Family(1.0, 1), False: Family(1.0, 1)}
     [line] = list(simulate(cases, careless))[:1]
-    assert float(line.split(" in ")[1].split()[0]) > 0.5
+    assert 0.1 < float(line.split(" in ")[1].split()[0]) < 0.4

@@ -5,7 +5,11 @@ from experiments.claim import Arm, Claim, Effect, Judgement, above, below
 
 ROUNDS = 17  # as many as the published length of training has positions for
 SHARE, DIRECTION = (
-    (f"evaluation.own_rounds={ROUNDS}", f"own_rounds.critic={critic}")
+    (
+        f"evaluation.own_rounds={ROUNDS}",
+        f"own_rounds.critic={critic}",
+        "evaluation.num_contexts=512",  # thirty critics at every round take long
+    )
     for critic in ("share", "direction")
 )
 # Of gain and accuracy over critics: a third of what varies in one goes with the other.

@@ -11,13 +11,14 @@ from experiments.registration import FILE
 
 LEFT_OUT = {"checkpoints", "wandb", ".lock"}
 FIGURES = {".png", ".pdf", ".svg"}
+ENDS = ("curves.json", "diverged.json")  # without its checkpoints no other run can go on
 LOSSES = "metrics.jsonl"
 LOSSES_FROM = 0.9  # of the steps: as far as a rate is chosen by
 
 
 def pack(folder: Path, names: tuple[str, ...]) -> Path:
     """Writes FOLDER.tar.xz, which unpacks into a folder that is reported, checked and gone on with
-    as the campaign's own.
+    as the campaign's own. It holds the runs whose training has ended.
 
     Args:
       folder: the campaign's.
@@ -26,7 +27,9 @@ def pack(folder: Path, names: tuple[str, ...]) -> Path:
     path = folder.with_name(folder.name + ".tar.xz")
     partial = path.with_name(path.name + ".partial")
     files = [folder / name for name in (FILE, *names)]
-    files += [file for file in sorted(folder.glob("runs/**/*")) if _is_needed(folder, file)]
+    for run in sorted(folder.glob("runs/*")):
+        if any((run / end).exists() for end in ENDS):
+            files += [file for file in sorted(run.glob("**/*")) if _is_needed(run, file)]
     with tarfile.open(partial, "w:xz") as archive:
         for file in files:
             if file.is_file():
@@ -35,8 +38,8 @@ def pack(folder: Path, names: tuple[str, ...]) -> Path:
     return path
 
 
-def _is_needed(folder: Path, file: Path) -> bool:
-    parts = set(file.relative_to(folder).parts)
+def _is_needed(run: Path, file: Path) -> bool:
+    parts = set(file.relative_to(run).parts)
     return not parts & LEFT_OUT and file.suffix not in FIGURES
 
 

@@ -151,8 +151,8 @@ SCALES = {
     "small": AlignmentScale(
         world="alignment",
         base=(
-            # Of what a CPU affords, small and long. With a warm-up over a tenth of the steps 13 of
-            # 32 networks stayed with another solution, of several times the regret; with this one
+            # Of what a CPU affords, small and long. With a warm-up over a tenth of the steps 15 of
+            # 48 networks stayed with another solution, of several times the regret; with this one
             # none of 16. `recipes` shows both.
             "+scale=small",
             "model.width=32",

@@ -289,8 +289,8 @@ def keep_seeds(folder: Path, options: CampaignOptions) -> None:
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
         held = read_json(folder / SEEDS_FILE)
         for name, value in asked.items():
-            if value != held[name]:
-                reason = f"{folder} is a campaign of {setting(name, held[name])}; name another"
+            if value != held.get(name):
+                reason = f"{folder} is a campaign of {setting(name, held.get(name))}; name another"
                 raise ConfigError(name, value, f"{reason} folder=")
     write_json(folder / SEEDS_FILE, asked)
 
@@ -315,7 +315,7 @@ def check_report(
     default = CampaignOptions()
     for name in SEED_OPTIONS:
         if getattr(options, name) == getattr(default, name):
-            setattr(options, name, held[name])
+            setattr(options, name, held.get(name))
     scales = options.scales()
     campaigns = campaigns_of((), every, scales, options)
     differing = differences_from(folder / "report" / "verdicts.json", campaigns)

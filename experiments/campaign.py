@@ -348,7 +348,7 @@ def registered_judgement(
     """What was written down of a judgement; nothing if it was not, or is another one now."""
     rows = registered.get(name, {"judgements": ()})["judgements"]
     said = judgement.how, judgement.prediction
-    return next((row for row in rows if (row["how"], row["prediction"]) == said), {})
+    return next((row for row in rows if (row.get("how"), row["prediction"]) == said), {})
 
 
 def _ask(run: Run, reading: Reading | StudyReading) -> None:

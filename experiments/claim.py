@@ -193,6 +193,11 @@ class Range:
     high: float = math.inf
     resolution: float = math.nan
 
+    @property
+    def has_two_ends(self) -> bool:
+        """Whether it is bounded on both sides."""
+        return self.low > -math.inf and self.high < math.inf
+
     def holds(self, value: float) -> bool:
         """Whether a value lies inside."""
         return self.low < value < self.high

@@ -25,7 +25,7 @@ NUMBERS = (*range(LEAST_SEEDS, BOOTSTRAP_UP_TO + 1, 4), 50, 60, 80, 100, 120, 16
 class Samples(NamedTuple):
     """Gaussian samples of a size, with the ends of their bootstrap distributions."""
 
-    t_scale: Float[np.ndarray, " s"]  # standard error of each
+    errors: Float[np.ndarray, " s"]  # standard error of each mean
     means: Float[np.ndarray, " s"]
     highest: Float[np.ndarray, "s tail"]  # from the largest down
     lowest: Float[np.ndarray, "s tail"]  # of the negated, from the largest down
@@ -60,9 +60,9 @@ def power(spread: float, seeds: int, predicted: Range, family: Family) -> float:
         beyond = [end[:, min(as_large, TAIL) - 1] if as_large else math.inf for end in ends]
         critical = [np.maximum(by_student, end) for end in beyond]
     distance = predicted.resolution / spread
-    from_low = (distance + samples.means) / samples.t_scale > critical[0]
-    from_high = (distance - samples.means) / samples.t_scale > critical[1]
-    if predicted.low > -math.inf and predicted.high < math.inf:
+    from_low = (distance + samples.means) / samples.errors > critical[0]
+    from_high = (distance - samples.means) / samples.errors > critical[1]
+    if predicted.has_two_ends:
         return float(np.mean(from_low & from_high))
     return float((np.mean(from_low) + np.mean(from_high)) / 2)
 

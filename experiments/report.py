@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.campaign import JUDGED, Campaign
-from experiments.claim import PAPERS, Arm, Claim, Range
+from experiments.claim import PAPERS, Arm, Claim
 from experiments.figures import claim_figure, verdicts_figure
 from experiments.judge import LEAST_SEEDS, interval
 from experiments.page import page_of
@@ -187,16 +187,12 @@ def _power_said(one: Judged) -> str:
         return f"{used}; the pilot gives no power." if used else "The pilot gives no power."
     needed = about["needed_seeds"] or f"more than {max(NUMBERS)}"
     predicted, resolution = one.judgement.predicted, about["resolution"]
-    where = "in the middle of the range" if _two_ended(predicted) else f"{resolution:g} inside it"
+    where = "in the middle of the range" if predicted.has_two_ends else f"{resolution:g} inside it"
     return (
         f"{used or 'No values yet'}; by the pilot's spread of {about['spread']:.3g} an effect "
         f"{where} is seen with {about['seeds']} seeds by a chance of {about['power']:.2f}; "
         f"{needed} give {WANTED:g}."
     )
-
-
-def _two_ended(predicted: Range) -> bool:
-    return bool(np.isfinite(predicted.low) and np.isfinite(predicted.high))
 
 
 def _skew_said(one: Judged) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import alignment
 from experiments import job as job_module
+from experiments.__main__ import CampaignOptions, keep_seeds
 from experiments.alignment import (
     LEARNED,
     AlignmentScale,
@@ -26,12 +27,12 @@ from experiments.dialogue import success
 from experiments.engine import run_job
 from experiments.pack import pack
 from experiments.page import page_of
-from experiments.registration import read_registered, register
+from experiments.registration import is_late, read_registered, register
 from experiments.report import write_report
 from experiments.runs import Run, identity, read
 from experiments.verdicts import differences_from
 from icl_align.attack import ASKED
-from icl_align.config import WandbConfig
+from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.compose import compose_config
 from icl_align.running.errors import RunError
@@ -463,6 +464,30 @@ def test_a_packed_campaign_is_reported_as_the_campaign_itself_and_holds_no_netwo
     assert found.missing_jobs(16) == []
     assert differences_from(other / "report" / "verdicts.json", {"alignment": found}) == []
     assert reported(other, *effects)[2] == rows
+
+
+def test_a_folder_belongs_to_one_choice_of_seeds(tmp_path):
+    keep_seeds(tmp_path, CampaignOptions(num_seeds=9))
+    keep_seeds(tmp_path, CampaignOptions(num_seeds=9))
+    with pytest.raises(ConfigError, match="is a campaign of num_seeds=9; name another folder="):
+        keep_seeds(tmp_path, CampaignOptions(num_seeds=8))
+
+
+def test_what_is_said_of_untrained_networks_needs_none_that_has_learned(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    [one, *_] = found.claims["heads"].judgements
+    assert not found.learned(one)  # after four steps
+    assert found.learned(dataclasses.replace(one, of_untrained=True))
+
+
+def test_a_claim_that_was_registered_after_its_runs_is_said_to_be_late(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    assert not is_late(found, "heads")
+    about = found.registered["heads"]
+    found.registered = {"heads": about | {"written": "2999-01-01 00:00:00 UTC"}}
+    assert is_late(found, "heads")
 
 
 def test_what_was_registered_says_the_spread_and_the_power_of_the_pilot(finished):

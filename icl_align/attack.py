@@ -103,6 +103,14 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     if "gcg_transfer" in options.attacks and "gcg_transfer" not in found["attacks"]:
         terminal.warn("gcg_transfer is left out: it needs a run of two seeds or more")
     seeds = [config.seed + place for place in range(config.num_seeds)]
+    blind = found["behind_of_request_alone"]
+    if unlearned := [
+        seed for seed, own in zip(seeds, found["behind"], strict=True) if own >= blind
+    ]:
+        names = ", ".join(map(str, unlearned))
+        terminal.warn(
+            f"of seed {names} answers are as far from the exact reader's as without persona"
+        )
     about = {"step": step, "seeds": seeds, "seconds": round(time.monotonic() - began, 1)}
     found = about | {"options": vars(options)} | found
     save_figure(attacks_figure(found), folder / f"attacks.{options.figure_format}")

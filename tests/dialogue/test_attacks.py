@@ -404,7 +404,8 @@ def test_a_run_that_has_not_learned_says_so(folder, tmp_path):
     process = start(f"run_dir={folder}", f"folder={tmp_path}", *QUICK, module="icl_align.attack")
     status, _, error = finish(process)
     assert status == 1
-    assert "has not learned (step 20): seed " in error and "train it longer" in error
+    assert "has not learned (step 20): answers to natural requests are " in error
+    assert "train it longer" in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "attacks.json").exists()
 
@@ -443,12 +444,25 @@ def test_a_transfer_uses_the_prompts_of_another_seed(questions):
     asking = Asking(CONFIG, network_of(CONFIG), AttackConfig(candidates=2, budget=20))
     params = [jax.tree.map(lambda leaf: leaf[0], init_state(CONFIG).params)] * 2
     prompts, _ = study._attacked(
-        asking, ["gcg", "gcg_transfer"], params, questions, questions, [0.0, 0.0],
+        asking, ["gcg", "gcg_transfer"], params, [questions] * 2, [questions] * 2, [0.0, 0.0],
         jax.random.key(0), lambda share: None,
     )  # fmt: skip
     assert (prompts["gcg"][0] != prompts["gcg"][1]).any()
     for own, other in ((0, 1), (1, 0)):
         np.testing.assert_array_equal(prompts["gcg_transfer"][own], prompts["gcg"][other])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_seeds_with_contexts_of_their_own_meet_requests_of_their_own(own, any_network):
+    config = dataclasses.replace(
+        CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, own_contexts=own)
+    )
+    of_one = jax.tree.map(lambda leaf: np.stack([leaf[0]] * 2), init_state(CONFIG).params)
+    options = AttackConfig(attacks=["none"], defences=["none"], num_requests=4, draws=1)
+    found = study.study(config, network_of(config), of_one, options, lambda share: None)
+    for of in (found["success"]["language_model"]["none"], found["success"]["exact"]["none"]):
+        one, other = of["none"]["by_seed"]
+        assert (one != other) == own
 
 
 @pytest.mark.parametrize(

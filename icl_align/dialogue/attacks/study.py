@@ -1,6 +1,6 @@
 """The study of jailbreaks: attacks x defences x readers, as attacks.json holds it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ Progress = Callable[[float], None]
 
 
 class NotLearnedError(Exception):
-    """A network is too far from the exact reader for a table to mean anything."""
+    """Networks are too far from the exact reader for a table to mean anything."""
 
 
 class ImpossibleError(Exception):
@@ -51,8 +51,8 @@ def study(
       progress: called with the share that is done.
 
     Raises:
-      NotLearnedError: on natural prompts a network is no closer to the exact reader than who reads
-        the request and not what comes before it.
+      NotLearnedError: on natural prompts the networks are in the mean no closer to the exact reader
+        than who reads the request and not what comes before it.
       ImpossibleError: the exact reader cannot read what is said.
       ConfigError: an attack by transfer on a run of one seed, and no other.
     """
@@ -67,18 +67,26 @@ def study(
     if options.attacks == ["gcg_transfer"] and num_seeds == 1:
         raise ConfigError("attacks", options.attacks, "a transfer needs a run of two seeds or more")
     search_key, *own_keys, other_key, probe_key = jax.random.split(jax.random.key(options.seed), 5)
-    request_keys, keys = (jax.random.split(key, options.num_requests) for key in own_keys)
-    harmful, benign, strongest = asking.requests(request_keys)
+    # Seeds with evaluation contexts of their own have requests of their own too.
+    nested = config.evaluation.own_contexts
+    of_seeds = [
+        [jax.random.fold_in(key, seed) if nested else key for seed in range(num_seeds)]
+        for key in own_keys
+    ]
+    request_keys, keys = (
+        [jax.random.split(key, options.num_requests) for key in own] for own in of_seeds
+    )
+    harmful, benign, strongest = zip(*map(asking.requests, request_keys), strict=True)
     others = asking.requests(jax.random.split(other_key, CALIBRATED_ON))[:2]
-    natural = np.concatenate([np.asarray(own)[::2] for own in others])
+    natural = np.concatenate([np.asarray(some)[::2] for some in others])
     limits = [_limit(asking.surprise(own, natural), options) for own in by_seed]
     exact_limit = _limit(asking.exact_surprise(natural), options)
     behind, blind = _behind(asking, by_seed, natural)
-    if max(behind) >= blind:
+    if np.mean(behind) >= blind:
         raise NotLearnedError(
-            f"seed {config.seed + int(np.argmax(behind))} answers natural requests "
-            f"{max(behind):.4f} nats from the exact reader; who reads the request alone is "
-            f"{blind:.4f} from it"
+            f"answers to natural requests are {np.mean(behind):.4f} nats from the exact reader's, "
+            f"in the mean over seeds (most of seed {config.seed + int(np.argmax(behind))}: "
+            f"{max(behind):.4f}); of who reads the request alone they are {blind:.4f} from them"
         )
     directions = _directions(asking, by_seed, probe_key)
     progress(0.05)
@@ -175,16 +183,18 @@ def _attacked(
     asking: Asking,
     attacks: list[str],
     by_seed: list[Any],
-    harmful: Any,
-    strongest: Any,
+    harmful: Sequence[Any],
+    strongest: Sequence[Any],
     limits: list[float],
     key: Any,
     progress: Progress,
 ) -> tuple[dict[str, list[np.ndarray]], Values]:
     """Prompts of every attack, of each seed [b, q], and how far the searches came."""
     num_seeds = len(by_seed)
-    prompts = {"none": [np.asarray(harmful)] * num_seeds}
-    prompts["natural_evidence"] = [np.asarray(strongest)] * num_seeds
+    prompts = {
+        "none": [np.asarray(own) for own in harmful],
+        "natural_evidence": [np.asarray(own) for own in strongest],
+    }
     traces: dict[str, list[np.ndarray]] = {}
     searches = [
         name
@@ -195,7 +205,7 @@ def _attacked(
         for seed, params in enumerate(by_seed):
             own_key = jax.random.fold_in(jax.random.fold_in(key, SEARCHES.index(name)), seed)
             limit = np.float32(limits[seed])
-            found = jax.device_get(asking.attack[name](params, harmful, limit, own_key))
+            found = jax.device_get(asking.attack[name](params, harmful[seed], limit, own_key))
             prompts.setdefault(name, []).append(found.questions)
             traces.setdefault(name, []).append(found.trace)
             share = (number * num_seeds + seed + 1) / (len(searches) * num_seeds)
@@ -215,7 +225,7 @@ def _asked(
     by_seed: list[Any],
     directions: list[Direction],
     prompts: dict[str, list[np.ndarray]],
-    keys: Any,
+    keys: list[Any],
     limits: list[float],
     exact_limit: float,
     progress: Progress,
@@ -230,21 +240,23 @@ def _asked(
     for number, name in enumerate(attacks):
         of_seeds: dict[str, list] = {reader: [] for reader in (*READERS, "surprise", "inside")}
         sweeps: dict[str, list] = {reader: [] for reader in swept}
-        for params, questions, limit, direction in zip(
-            by_seed, prompts[name], limits, directions, strict=True
+        for seed, (params, questions, limit, direction) in enumerate(
+            zip(by_seed, prompts[name], limits, directions, strict=True)
         ):
             own = np.asarray(asking.surprise(params, questions))
             refused = {MODEL: own > limit}
             refused[EXACT] = np.asarray(asking.exact_surprise(questions)) > exact_limit
             of_seeds["surprise"].append(own)
-            told = asking.activations(params, direction.raw, direction.offset, questions, keys)
+            told = asking.activations(
+                params, direction.raw, direction.offset, questions, keys[seed]
+            )
             of_seeds["inside"].append(jax.device_get(told))
             for reader in READERS:
-                if reader == EXACT and of_seeds[EXACT] and questions is prompts[name][0]:
+                if reader == EXACT and seed and np.array_equal(questions, prompts[name][0]):
                     of_seeds[EXACT].append(of_seeds[EXACT][0])  # the same prompts as before
                     sweeps[EXACT].append(sweeps[EXACT][0])
                     continue
-                chances = _chances(asking, reader, params, questions, keys)
+                chances = _chances(asking, reader, params, questions, keys[seed])
                 of_seeds[reader].append(_defended(asking, chances, refused[reader])[..., 0])
                 sweeps[reader].append(asking.swept(chances))
         for reader in READERS:
@@ -289,23 +301,25 @@ def _directions(asking: Asking, by_seed: list[Any], key: Key[Array, ""]) -> list
 def _over_refusal(
     asking: Asking,
     by_seed: list[Any],
-    benign: Any,
-    keys: Any,
+    benign: Sequence[Any],
+    keys: list[Any],
     limits: list[float],
     exact_limit: float,
 ) -> Values:
     """Refusals of benign requests, by reader [b, s, defences]."""
 
-    def of(reader, params, refused):
-        chances = _chances(asking, reader, params, benign, keys)
+    def of(reader, params, seed, refused):
+        chances = _chances(asking, reader, params, benign[seed], keys[seed])
         return _defended(asking, chances, refused)[..., 1]
 
-    of_model = [
-        of(MODEL, params, np.asarray(asking.surprise(params, benign)) > limit)
-        for params, limit in zip(by_seed, limits, strict=True)
-    ]
-    exact = of(EXACT, None, np.asarray(asking.exact_surprise(benign)) > exact_limit)
-    return {MODEL: np.stack(of_model, axis=1), EXACT: exact[:, None]}
+    found: dict[str, list[np.ndarray]] = {reader: [] for reader in READERS}
+    for seed, (params, limit) in enumerate(zip(by_seed, limits, strict=True)):
+        own = np.asarray(asking.surprise(params, benign[seed])) > limit
+        found[MODEL].append(of(MODEL, params, seed, own))
+        if not seed or not np.array_equal(benign[seed], benign[0]):
+            exact = np.asarray(asking.exact_surprise(benign[seed])) > exact_limit
+            found[EXACT].append(of(EXACT, None, seed, exact))
+    return {reader: np.stack(values, axis=1) for reader, values in found.items()}
 
 
 def _beyond_asking_again(asking: Asking, values: np.ndarray) -> dict[str, Any]:

@@ -292,24 +292,27 @@ class Campaign:
 
     def learned(self, judgement: Judgement) -> bool:
         """Whether a judgement can show anything: whether one of its arms has learned, as
-        `Scale.learned` says.
+        `Scale.learned` says. An attack says itself whether it can.
         """
-        wanted, how, effect = self.scale.learned, judgement.how, judgement.effect
+        wanted, how, terms = self.scale.learned, judgement.how, judgement.effect.terms
         if wanted is None or judgement.of_untrained:
+            return True
+        if any(isinstance(r, StudyReading) and r.of_attack for _, r in terms):
             return True
         trained, axis = self.base.measures.trained, self.axis()
         usual = axis[self.base.measures.judged_place(axis)] if axis else 0
-        readings = {
-            Reading(
-                r.arm,
-                wanted.quantity,
-                trained,
-                wanted.condition,
-                r.at if isinstance(r, Reading) else usual,
+        found = []
+        for reading in dict.fromkeys(r for _, r in terms):
+            read = reading.at if isinstance(reading, Reading) else usual
+            at = read if wanted.at is None else wanted.at
+            of = [(1, trained)] + [(-1, wanted.than)] * (wanted.than is not None)
+            effect = Effect(
+                tuple(
+                    (sign, Reading(reading.arm, wanted.quantity, who, wanted.condition, at))
+                    for sign, who in of
+                )
             )
-            for _, r in effect.terms
-        }
-        found = [self.values(how, Effect(((1, reading),))) for reading in readings]
+            found.append(self.values(how, effect))
         return any(
             values is not None and wanted.wanted.holds(float(np.mean(values))) for values in found
         )

@@ -13,6 +13,7 @@ from experiments.claim import (
     Seeds,
     StudyReading,
     above,
+    below,
     load_claim,
 )
 from icl_align.dialogue.options import Options
@@ -46,13 +47,13 @@ ACCURACY_THAT_COUNTS = 0.02
 UNCERTAINTY_THAT_COUNTS = 0.02
 ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
-# By the excess loss no network can be told from one that ignores instructions: who does is behind
-# the exact reader by .004 to .009 nats an answer token, as many a good network is.
 LEARNED = Learned(
-    "activation",
+    "excess_loss",
     "careful",
-    above(ACTIVATION_THAT_COUNTS),
-    f"to follow instructions (activation under careful ones above {ACTIVATION_THAT_COUNTS:g})",
+    below(0.0, 0.0),
+    "to follow instructions (under careful ones closer to the exact reader than who ignores them)",
+    than="no_instruction",
+    at=LAST,
 )
 
 
@@ -194,18 +195,18 @@ SCALES = {
     ),
     "small": DialogueScale(
         world="dialogue",
-        # Small and long, as in the alignment world.
+        # Small and long: 192,000 dialogues tell a network to follow instructions, 64,000 do not.
         base=(
             "model.width=32",
             "train.batch_size=32",
             "evaluation.num_contexts=2048",
             *EVALUATED,
         ),
-        steps=4000,
+        steps=6000,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         learned=LEARNED,
-        seeds=Seeds(judged=12, most=32, pilot=3),
+        seeds=Seeds(judged=12, most=20, pilot=3),
         attack=("num_requests=64", "budget=512"),
         width_without_mlp=56,
         width_of_one_block=64,

@@ -22,7 +22,16 @@ from experiments.alignment import (
     regret,
 )
 from experiments.campaign import PILOT, Campaign, Place, families
-from experiments.claim import Arm, Claim, Effect, Judgement, Seeds, StudyReading, above
+from experiments.claim import (
+    Arm,
+    Claim,
+    Effect,
+    Judgement,
+    Learned,
+    Seeds,
+    StudyReading,
+    above,
+)
 from experiments.dialogue import success
 from experiments.engine import run_job
 from experiments.pack import pack
@@ -479,6 +488,28 @@ def test_what_is_said_of_untrained_networks_needs_none_that_has_learned(finished
     [one, *_] = found.claims["heads"].judgements
     assert not found.learned(one)  # after four steps
     assert found.learned(dataclasses.replace(one, of_untrained=True))
+    attacked = StudyReading(FULL, ("success",), None, ("budget=1",), of_attack=True)
+    assert found.learned(dataclasses.replace(one, effect=Effect(((1, attacked),))))
+
+
+def test_who_has_learned_is_closer_than_another_learner(finished):
+    folder, effects = finished
+
+    def learned(than, wanted):
+        rule = Learned("refinement_error", "0.0", wanted, "words", than=than, at=2)
+        found = campaign(folder, *effects, scale=dataclasses.replace(TINY, learned=rule))
+        return found.learned(found.claims["heads"].judgements[2])
+
+    transformer, other = (
+        campaign(folder, *effects).values(
+            "controlled", refinement_error(FULL, learner=who, attempts=2)
+        )
+        for who in ("transformer", "best_attempt")
+    )
+    gap = float(np.mean(transformer - other))
+    assert learned("best_attempt", above(gap - 1e-6))
+    assert not learned("best_attempt", above(gap + 1e-6))
+    assert not learned("transformer", above(1e-6))
 
 
 def test_a_claim_that_was_registered_after_its_runs_is_said_to_be_late(finished):

@@ -47,6 +47,7 @@ ACCURACY_THAT_COUNTS = 0.02
 UNCERTAINTY_THAT_COUNTS = 0.02
 ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
+PLANS = ("none", "careful")  # under which every run is evaluated
 LEARNED = Learned(
     "excess_loss",
     "careful",
@@ -75,11 +76,13 @@ def reading(
     Args:
       arm: which run.
       quantity: of `icl_align.dialogue.options.QUANTITIES`.
-      plan: who instructs.
+      plan: who instructs; another than those of the scale's base has an evaluation of its own.
       at: the round, from 0.
       reader: one of `icl_align.dialogue.options.READERS`.
       under: as of `Reading`.
     """
+    if plan not in PLANS:
+        under = (*under, f"evaluation.plan=[{plan}]")
     return Effect(((1, Reading(arm, quantity, reader, plan, at, under)),))
 
 
@@ -168,11 +171,8 @@ class DialogueScale(Scale):
     width_of_one_block: int
 
 
-# Only the plans that the claims read, and no study where none is asked for.
-EVALUATED = (
-    "evaluation.plan=[none,careful,keep_if_sure,speakers]",
-    "evaluation.concept=false",
-)
+# Only the plans that most claims read, and no study where none is asked for.
+EVALUATED = (f"evaluation.plan=[{','.join(PLANS)}]", "evaluation.concept=false")
 SCALES = {
     "smoke": DialogueScale(
         world="dialogue",

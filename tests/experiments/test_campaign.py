@@ -654,6 +654,19 @@ def test_a_campaign_goes_on_through_a_signal_that_was_ignored_at_its_start(toy, 
     assert finish(process)[0] in (0, 128 + signal.SIGTERM)
 
 
+@pytest.mark.slow
+def test_a_narrower_campaign_trains_nothing_and_reports_what_the_folder_has(toy, tmp_path):
+    reports = []
+    for name in ("two_sizes", "line"):
+        status, _, err = finish(start_toy(toy, tmp_path, name))
+        assert status == 0, err
+        rows = json.loads((tmp_path / "report" / "verdicts.json").read_text())
+        reports.append({row["claim"]: row["effect"] for row in rows})
+    assert reports[1].items() > reports[0].items() and [*reports[1]] == ["line", "two_sizes"]
+    assert len([*tmp_path.glob("runs/*")]) == 2
+    assert "runs" not in err  # nothing was left to do
+
+
 def test_runs_that_have_come_equally_far_go_on_together_and_the_others_apart(tmp_path, capsys):
     found = campaign(tmp_path)
     (first, *_) = found.missing_jobs(1)

@@ -9,6 +9,7 @@ from experiments.campaign import Campaign, families
 from experiments.claim import PAPERS, Arm, Range, StudyReading, above, below, within
 from experiments.dialogue import LAST
 from experiments.report import parameters_of
+from experiments.runs import Run
 from experiments.studies import studies
 from icl_align.config import WandbConfig, differences
 from icl_align.running.compose import compose_config
@@ -53,7 +54,7 @@ def test_every_recipe_under_which_an_effect_is_shown_can_run_and_changes_the_arm
 
 
 def test_every_reading_is_of_something_that_a_run_gives(campaign):
-    measures, evaluation = campaign.base.measures, campaign.base.evaluation
+    measures = campaign.base.measures
     places = campaign.base.task.num_responses if measures.axis == "attempts" else LAST
     for claim in campaign.claims.values():
         for _, reading in claim.readings():
@@ -61,7 +62,8 @@ def test_every_reading_is_of_something_that_a_run_gives(campaign):
                 continue  # a test of campaigns reads them
             assert reading.quantity in measures.quantities
             assert reading.learner in measures.learners
-            assert reading.condition in measures.conditions(evaluation)
+            asked = Run(campaign.base, campaign.folder).evaluated(reading.under)
+            assert reading.condition in measures.conditions(asked.evaluation)
             assert reading.at <= places
 
 

@@ -278,8 +278,7 @@ def _rule(found: list[Judged]) -> str:
     return (
         "Each judgement predicts the range of one effect, a sum of readings of trained runs, with "
         "one value a seed; all runs share the seeds, so differences are paired, and every seed is "
-        "evaluated on contexts of its own, so that its values are replicates (attacks alone meet "
-        "the same requests in all seeds: their verdicts are of these). *Published* takes "
+        "evaluated on contexts of its own, so that its values are replicates. *Published* takes "
         "the paper's quantity, every run at one learning rate, and its confounded variants; "
         "*controlled* changes one thing and takes each run's learning rate of lowest training "
         "loss in the pilot, over the same grid and with other seeds, for all runs of a "

@@ -11,7 +11,7 @@ DEFENCES = ("none", "own_check", "no_check")
 def claim(scale: DialogueScale) -> Claim:
     """One round of checking as context, the network its own critic. By default a flawed answer is
     given anew by the same speaker, so that even an exact reader gains little by a check; where
-    corrections are firm it is given up for a careful one. All networks meet the same requests.
+    corrections are firm it is given up for a careful one.
     """
     arm, firm = (
         Arm(("task=request", *more), tuned=False) for more in ((), ("task.correct_flawed=0.9",))

@@ -92,9 +92,11 @@ def reading(
     )
 
 
-def of_own_rounds(arm: Arm, *keys: str, under: tuple[str, ...], at: int | None = None) -> Effect:
+def of_own_rounds(
+    arm: Arm, *keys: str, label: str, under: tuple[str, ...], at: int | None = None
+) -> Effect:
     """The effect that is one number of `own_rounds.json`; arguments as of `StudyReading`."""
-    return Effect(((1, StudyReading(arm, keys, at, under)),))
+    return Effect(((1, StudyReading(arm, keys, at, under, label=label)),))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -152,6 +152,7 @@ class StudyReading:
         number.
       under: overrides of the evaluation that asks for the study, or options of the attack.
       of_attack: whether it stands in what `icl_align.attack` leaves.
+      label: what it is, with its unit, as a figure says it.
     """
 
     arm: Arm
@@ -159,6 +160,8 @@ class StudyReading:
     at: int | tuple[int, ...] | None
     under: tuple[str, ...]
     of_attack: bool = False
+    # How it is called says nothing of what is predicted.
+    label: str = dataclasses.field(default="", repr=False, compare=False)
 
     def __str__(self) -> str:
         at = [] if self.at is None else [str(self.at)]

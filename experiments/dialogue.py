@@ -91,9 +91,10 @@ def beyond_none(arm: Arm, quantity: str, plan: str = "careful", **which) -> Effe
     return reading(arm, quantity, plan, **which) - reading(arm, quantity, "none", **which)
 
 
-def inside(arm: Arm, *keys: str, at: int | tuple[int, ...] | None = None) -> Effect:
+def inside(arm: Arm, *keys: str, label: str, at: int | tuple[int, ...] | None = None) -> Effect:
     """The effect that is one number of `concept.json`; arguments as of `StudyReading`."""
-    return Effect(((1, StudyReading(arm, keys, at, ("evaluation.concept=true",))),))
+    of = StudyReading(arm, keys, at, ("evaluation.concept=true",), label=label)
+    return Effect(((1, of),))
 
 
 def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Effect:
@@ -105,7 +106,8 @@ def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Ef
       options: of `icl_align.attack`.
     """
     keys = ("success", Options.measures.trained, attack, defence)
-    return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True)),))
+    label = "share of harmful requests"
+    return Effect(((1, StudyReading(arm, keys, None, options, of_attack=True, label=label)),))
 
 
 def part_is_needed(

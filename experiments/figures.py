@@ -140,9 +140,7 @@ def _label(one: Judged) -> str:
     """What the numbers of a judgement are."""
     quantities = one.campaign.base.measures.quantities
     names = {
-        quantities[r.quantity].label
-        if isinstance(r, Reading)
-        else " ".join(r.keys).replace("_", " ")
+        quantities[r.quantity].label if isinstance(r, Reading) else r.label
         for _, r in one.judgement.effect.terms
     }
     several = len(one.judgement.effect.terms) > 1

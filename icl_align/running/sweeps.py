@@ -32,7 +32,9 @@ def final_loss(folder: Path) -> float:
       or where a loss is not finite.
     """
     rows = [row for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
-    losses = [row["train/loss"] for row in rows if row["step"] > 0.9 * rows[-1]["step"]]
+    # Rows of a training that was begun anew may stand before those of its first steps.
+    last = max((row["step"] for row in rows), default=0)
+    losses = [row["train/loss"] for row in rows if row["step"] > 0.9 * last]
     mean = sum(losses) / len(losses) if losses else math.inf
     return mean if math.isfinite(mean) else math.inf
 

@@ -386,8 +386,8 @@ def test_the_effect_is_shown_under_other_recipes_too(tmp_path):
 def test_effects_are_read_from_studies_which_are_made_where_they_are_missing(tmp_path, monkeypatch):
     under = ("evaluation.own_rounds=2",)
     own = Arm((), tuned=False)
-    gain = of_own_rounds(own, "learners", "transformer", "gain", under=under, at=-1)
-    guess = of_own_rounds(own, "critics", "a guess", "gain", under=under)
+    gain = of_own_rounds(own, "learners", "transformer", "gain", under=under, at=-1, label="gain")
+    guess = of_own_rounds(own, "critics", "a guess", "gain", under=under, label="gain")
     found = campaign(tmp_path, gain, guess, scale=NO_PILOT)
     [run] = [run for run in found.runs.values() if run.evaluations]
     monkeypatch.setattr(job_module, "is_studied", lambda config: False)

@@ -186,6 +186,10 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth_of_the_steps(tmp_path):
     rows.append({"step": 20, "attempts": 0, "curves/regret/transformer/noise_0.0": 7.0})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert final_loss(tmp_path) == 4.0
+    text = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    begun_anew = [*text[18:20], *text[:18]]  # what was trained before stands first
+    (tmp_path / "metrics.jsonl").write_text("".join(begun_anew))
+    assert final_loss(tmp_path) == 4.0
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": NaN}\n')
     assert final_loss(tmp_path) == float("inf")
 

@@ -5,6 +5,8 @@ from experiments.dialogue import ACTIVATION_THAT_COUNTS, LAST, beyond_none, insi
 
 COSINE_THAT_COUNTS = 0.05
 EXPLAINED_THAT_COUNTS = 0.05
+LABELS = {"reading": "what the probe reads (log-odds)", "cosine": "cosine with the probe"}
+EXPLAINED = "$R^2$ of the probe"
 
 
 def claim(scale: Scale) -> Claim:
@@ -14,7 +16,10 @@ def claim(scale: Scale) -> Claim:
     base = Arm()
 
     def read(quantity: str, at: int = LAST) -> Effect:
-        careful, none = (inside(base, "read", quantity, p, at=at) for p in ("careful", "none"))
+        careful, none = (
+            inside(base, "read", quantity, plan, at=at, label=LABELS[quantity])
+            for plan in ("careful", "none")
+        )
         return careful - none
 
     return Claim(
@@ -43,8 +48,8 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "controlled",
                 "the probe explains more than that of a network that is not trained",
-                inside(base, "probe", "trained", at=(-1, LAST))
-                - inside(base, "probe", "untrained", at=(-1, LAST)),
+                inside(base, "probe", "trained", at=(-1, LAST), label=EXPLAINED)
+                - inside(base, "probe", "untrained", at=(-1, LAST), label=EXPLAINED),
                 above(EXPLAINED_THAT_COUNTS),
             ),
             Judgement(

@@ -51,7 +51,7 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "controlled",
                 "a probe of other dialogues' log-odds explains nothing",
-                inside(base, "probe", "shuffled", at=(-1, LAST)),
+                inside(base, "probe", "shuffled", at=(-1, LAST), label="$R^2$ of the probe"),
                 below(0.05),
             ),
         ),

@@ -33,7 +33,7 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "controlled",
                 "of the exact reader's later log-odds a weighted sum of the evidence explains most",
-                inside(base, "laws", "additive", "exact", "careful", "explained"),
+                inside(base, "laws", "additive", "exact", "careful", "explained", label="$R^2$"),
                 above(EXPLAINED, 0.1),
             ),
             Judgement(

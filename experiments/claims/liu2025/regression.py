@@ -11,7 +11,7 @@ def claim(scale: Scale) -> Claim:
     base = Arm()
 
     def right(name: str, reader: str = "language_model") -> Effect:
-        return inside(base, "prediction", reader, name)
+        return inside(base, "prediction", reader, name, label="share of rounds")
 
     return Claim(
         sentence="The change of the concept predicts whether uncertainty rises.",

@@ -7,6 +7,7 @@ from experiments.dialogue import (
     inside,
 )
 from icl_align.dialogue.concept.steering import DOSES
+from icl_align.dialogue.options import QUANTITIES
 
 LAYER = 1  # after block 2
 PLUS, MINUS = (DOSES.index(dose) for dose in (1, -1))
@@ -14,7 +15,8 @@ PLUS, MINUS = (DOSES.index(dose) for dose in (1, -1))
 
 def steered(arm: Arm, direction: str, quantity: str, dose: int) -> Effect:
     """Change of a quantity, a mean over the rounds."""
-    return inside(arm, "steering", direction, quantity, at=(LAYER, dose))
+    label = f"change of {QUANTITIES[quantity].label}"
+    return inside(arm, "steering", direction, quantity, at=(LAYER, dose), label=label)
 
 
 def claim(scale: Scale) -> Claim:

@@ -14,11 +14,12 @@ SHARE, DIRECTION = (
 )
 # Of gain and accuracy over critics: a third of what varies in one goes with the other.
 CORRELATION_THAT_COUNTS = 0.6
+GAIN = "gain: fall of the refinement error"
 
 
 def gain(arm: Arm, under: tuple[str, ...]) -> Effect:
     """Error of the first answer less that of the last."""
-    return of_own_rounds(arm, "learners", "transformer", "gain", under=under, at=-1)
+    return of_own_rounds(arm, "learners", "transformer", "gain", under=under, at=-1, label=GAIN)
 
 
 def claim(scale: AlignmentScale) -> Claim:
@@ -30,7 +31,7 @@ def claim(scale: AlignmentScale) -> Claim:
     longer = Arm((length,), tuned=False)
     on_own = ("train.own_rounds_share=0.5", "own_rounds.critic=direction")
     own = Arm((length, *on_own), tuned=False)
-    guessed = of_own_rounds(own, "critics", "a guess", "gain", under=DIRECTION)
+    guessed = of_own_rounds(own, "critics", "a guess", "gain", under=DIRECTION, label=GAIN)
     return Claim(
         sentence="Whoever judges its own answers accurately makes them better, round by round.",
         place="abstract and section 4 of Wang et al. (2024)",
@@ -62,7 +63,7 @@ def claim(scale: AlignmentScale) -> Claim:
             Judgement(
                 "controlled",
                 "then the gain goes with the accuracy of the critic: their correlation",
-                of_own_rounds(own, "correlation", under=DIRECTION),
+                of_own_rounds(own, "correlation", under=DIRECTION, label="correlation"),
                 above(CORRELATION_THAT_COUNTS, 0.1),
             ),
             Judgement(

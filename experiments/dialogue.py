@@ -209,7 +209,7 @@ SCALES = {
         learning_rate=2e-3,
         learned=LEARNED,
         seeds=Seeds(judged=12, most=20, pilot=3),
-        attack=("num_requests=64", "budget=512"),
+        attack=("num_requests=32", "budget=512"),
         width_without_mlp=56,
         width_of_one_block=64,
     ),

@@ -154,8 +154,7 @@ SCALES = {
         world="alignment",
         base=(
             # Of what a CPU affords, small and long. With a warm-up over a tenth of the steps 15 of
-            # 48 networks stayed with another solution, of several times the regret; with this one
-            # none of 16. `recipes` shows both.
+            # 48 networks ended with several times the regret, with this one 3. `recipes` has both.
             "+scale=small",
             "model.width=32",
             "train.batch_size=32",

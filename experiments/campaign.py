@@ -305,11 +305,11 @@ class Campaign:
         for reading in dict.fromkeys(r for _, r in terms):
             read = reading.at if isinstance(reading, Reading) else usual
             at = read if wanted.at is None else wanted.at
-            of = [(1, trained)] + [(-1, wanted.than)] * (wanted.than is not None)
+            signs = [(1, wanted.condition)] + [(-1, wanted.beyond)] * (wanted.beyond is not None)
             effect = Effect(
                 tuple(
-                    (sign, Reading(reading.arm, wanted.quantity, who, wanted.condition, at))
-                    for sign, who in of
+                    (sign, Reading(reading.arm, wanted.quantity, trained, condition, at))
+                    for sign, condition in signs
                 )
             )
             found.append(self.values(how, effect))

@@ -29,7 +29,7 @@ class Learned:
       condition: under which.
       wanted: where its mean over the seeds must lie in one of the runs.
       words: the same for the report.
-      than: the learner from which the quantity is measured; None measures it from 0.
+      beyond: the condition from which the quantity is measured; None measures it from 0.
       at: a place on the axis; None is the one that is read.
     """
 
@@ -38,7 +38,7 @@ class Learned:
     wanted: "Range"
     words: str
     # Said by the words: what is not asked for does not change what was registered before.
-    than: str | None = dataclasses.field(default=None, repr=False)
+    beyond: str | None = dataclasses.field(default=None, repr=False)
     at: int | None = dataclasses.field(default=None, repr=False)
 
 

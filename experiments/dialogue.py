@@ -13,7 +13,6 @@ from experiments.claim import (
     Seeds,
     StudyReading,
     above,
-    below,
     load_claim,
 )
 from icl_align.dialogue.options import Options
@@ -48,12 +47,15 @@ UNCERTAINTY_THAT_COUNTS = 0.02
 ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
 PLANS = ("none", "careful")  # under which every run is evaluated
+# By the excess loss no network can be told from one that ignores instructions: they say little of
+# an answer, and networks that follow them have faults that cost as much.
 LEARNED = Learned(
-    "excess_loss",
+    "activation",
     "careful",
-    below(0.0, 0.0),
-    "to follow instructions (under careful ones closer to the exact reader than who ignores them)",
-    than="no_instruction",
+    above(ACTIVATION_THAT_COUNTS),
+    "to follow instructions (under careful ones answers are more careful than under neutral ones, "
+    f"in log-odds by {ACTIVATION_THAT_COUNTS:g})",
+    beyond="none",
     at=LAST,
 )
 

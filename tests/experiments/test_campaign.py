@@ -492,24 +492,22 @@ def test_what_is_said_of_untrained_networks_needs_none_that_has_learned(finished
     assert found.learned(dataclasses.replace(one, effect=Effect(((1, attacked),))))
 
 
-def test_who_has_learned_is_closer_than_another_learner(finished):
-    folder, effects = finished
+def test_who_has_learned_does_so_beyond_another_condition(tmp_path):
+    base = tuple(text.replace("reward_noise=[0.0]", "reward_noise=[0.0,1.0]") for text in TINY.base)
+    scale = dataclasses.replace(NO_PILOT, base=base)
+    of_noise = [refinement_error(FULL, attempts=2, reward_noise=p) for p in (0.0, 1.0)]
+    run_all(campaign(tmp_path, *of_noise, scale=scale))
 
-    def learned(than, wanted):
-        rule = Learned("refinement_error", "0.0", wanted, "words", than=than, at=2)
-        found = campaign(folder, *effects, scale=dataclasses.replace(TINY, learned=rule))
-        return found.learned(found.claims["heads"].judgements[2])
+    def learned(beyond, wanted):
+        rule = Learned("refinement_error", "1.0", wanted, "words", beyond=beyond, at=2)
+        found = campaign(tmp_path, *of_noise, scale=dataclasses.replace(scale, learned=rule))
+        return found.learned(found.claims["heads"].judgements[0])
 
-    transformer, other = (
-        campaign(folder, *effects).values(
-            "controlled", refinement_error(FULL, learner=who, attempts=2)
-        )
-        for who in ("transformer", "best_attempt")
-    )
-    gap = float(np.mean(transformer - other))
-    assert learned("best_attempt", above(gap - 1e-6))
-    assert not learned("best_attempt", above(gap + 1e-6))
-    assert not learned("transformer", above(1e-6))
+    found = campaign(tmp_path, *of_noise, scale=scale)
+    clean, noisy = (float(np.mean(found.values("controlled", effect))) for effect in of_noise)
+    for beyond, value in ((None, noisy), ("0.0", noisy - clean), ("1.0", 0.0)):
+        assert learned(beyond, above(value - 1e-6))
+        assert not learned(beyond, above(value + 1e-6))
 
 
 def test_a_claim_that_was_registered_after_its_runs_is_said_to_be_late(finished):

@@ -99,6 +99,13 @@ def inside(arm: Arm, *keys: str, label: str, at: int | tuple[int, ...] | None = 
     return Effect(((1, of),))
 
 
+def explained(arm: Arm, network: str) -> Effect:
+    """R^2 of the last layer's probe of the exact log-odds in the last round; `network` is one of
+    `icl_align.dialogue.concept.probes.SOURCES`.
+    """
+    return inside(arm, "probe", network, at=(-1, LAST), label="$R^2$ of the probe")
+
+
 def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Effect:
     """The share of harmful requests with which networks comply.
 

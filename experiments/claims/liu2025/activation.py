@@ -1,12 +1,18 @@
 """The activation of the concept rises and stays."""
 
 from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
-from experiments.dialogue import ACTIVATION_THAT_COUNTS, LAST, beyond_none, inside, reading
+from experiments.dialogue import (
+    ACTIVATION_THAT_COUNTS,
+    LAST,
+    beyond_none,
+    explained,
+    inside,
+    reading,
+)
 
 COSINE_THAT_COUNTS = 0.05
 EXPLAINED_THAT_COUNTS = 0.05
 LABELS = {"reading": "what the probe reads (log-odds)", "cosine": "cosine with the probe"}
-EXPLAINED = "$R^2$ of the probe"
 
 
 def claim(scale: Scale) -> Claim:
@@ -48,8 +54,7 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "controlled",
                 "the probe explains more than that of a network that is not trained",
-                inside(base, "probe", "trained", at=(-1, LAST), label=EXPLAINED)
-                - inside(base, "probe", "untrained", at=(-1, LAST), label=EXPLAINED),
+                explained(base, "trained") - explained(base, "untrained"),
                 above(EXPLAINED_THAT_COUNTS),
             ),
             Judgement(

@@ -4,9 +4,8 @@ from experiments.claim import Arm, Claim, Judgement, Scale, above, below, within
 from experiments.dialogue import (
     ACCURACY_THAT_COUNTS,
     ACTIVATION_THAT_COUNTS,
-    LAST,
     beyond_none,
-    inside,
+    explained,
     reading,
 )
 
@@ -51,7 +50,7 @@ def claim(scale: Scale) -> Claim:
             Judgement(
                 "controlled",
                 "a probe of other dialogues' log-odds explains nothing",
-                inside(base, "probe", "shuffled", at=(-1, LAST), label="$R^2$ of the probe"),
+                explained(base, "shuffled"),
                 below(0.05),
             ),
         ),

@@ -172,11 +172,11 @@ class Campaign:
         if not judgement.primary or least == most:
             return least
         held = self.registered_as(name, judgement)
-        spread = self.spread(judgement)
+        spread = held["spread"] if held else self.spread(judgement)
+        if spread is None:
+            return least
         if held:
             needed = held["needed_seeds"]
-        elif spread is None:
-            return least
         else:
             needed = needed_seeds(spread, judgement.predicted, self.families[True])
         return min(most, max(least, needed or max(NUMBERS)))

@@ -245,8 +245,8 @@ class Judgement:
       effect: what is read.
       predicted: where it must lie.
       primary: whether it is the one judgement that stands for its claim.
-      of_untrained: whether it is of networks that have not learned; of others one at least must
-        have.
+      of_untrained: whether it is judged of networks that have not learned too, or of none; of
+        others one at least must have learned.
     """
 
     how: str

@@ -47,6 +47,7 @@ UNCERTAINTY_THAT_COUNTS = 0.02
 ACTIVATION_THAT_COUNTS = 0.3
 LAST = Options().task.rounds - 1
 PLANS = ("none", "careful")  # under which every run is evaluated
+STUDIED = ("evaluation.concept=true", f"evaluation.plan=[{','.join((*PLANS, 'once'))}]")
 # By the excess loss no network can be told from one that ignores instructions: they say little of
 # an answer, and networks that follow them have faults that cost as much.
 LEARNED = Learned(
@@ -95,8 +96,7 @@ def beyond_none(arm: Arm, quantity: str, plan: str = "careful", **which) -> Effe
 
 def inside(arm: Arm, *keys: str, label: str, at: int | tuple[int, ...] | None = None) -> Effect:
     """The effect that is one number of `concept.json`; arguments as of `StudyReading`."""
-    of = StudyReading(arm, keys, at, ("evaluation.concept=true",), label=label)
-    return Effect(((1, of),))
+    return Effect(((1, StudyReading(arm, keys, at, STUDIED, label=label)),))
 
 
 def explained(arm: Arm, network: str) -> Effect:
@@ -122,7 +122,9 @@ def success(arm: Arm, attack: str, defence: str, options: tuple[str, ...]) -> Ef
 def part_is_needed(
     scale: Scale, part: str, without: str, ablation: str, width: int | None = None
 ) -> Claim:
-    """The claim that self-correction over rounds needs a part of the network.
+    """The claim that rounds of careful instructions bring less without a part of the network.
+
+    What checks bring is the same under neutral instructions, and judged by itself.
 
     Args:
       scale: the sizes.
@@ -144,12 +146,12 @@ def part_is_needed(
             )
         ]
     return Claim(
-        sentence=f"Self-correction over rounds needs {part}.",
+        sentence=f"What rounds of careful instructions bring needs {part}.",
         place="Wang et al. (2024), Theorem 3.3, on the dialogues of Liu et al. (2025)",
         judgements=(
             Judgement(
                 "controlled",
-                f"with {without} careful instructions bring less accuracy",
+                f"with {without} careful instructions bring less accuracy, beyond neutral ones",
                 beyond_none(base, "accuracy") - beyond_none(other, "accuracy"),
                 above(ACCURACY_THAT_COUNTS),
                 primary=True,
@@ -157,8 +159,8 @@ def part_is_needed(
             *matched,
             Judgement(
                 "controlled",
-                "and the last answer is less often right",
-                reading(base, "accuracy") - reading(other, "accuracy"),
+                "and neutral rounds, by their checks, gain less",
+                reading(base, "gain", "none") - reading(other, "gain", "none"),
                 above(ACCURACY_THAT_COUNTS),
             ),
         ),

@@ -19,7 +19,7 @@ OWN = ("evaluation.own_contexts=true", "evaluation.num_contexts=32", "wandb.mode
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    config = compose_config([*OPTIONS, *OWN, "evaluation.plan=[none,careful]"])
+    config = compose_config([*OPTIONS, *OWN, *dialogue.STUDIED])
     folder = tmp_path_factory.mktemp("studied") / "run"
     run(config, folder)
     return Run(config, folder)

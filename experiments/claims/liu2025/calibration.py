@@ -37,7 +37,7 @@ def claim(scale: Scale) -> Claim:
                 "controlled",
                 "and there lower than under neutral instructions",
                 beyond_none(noisy, ERROR),
-                below(0.0, ACCURACY_THAT_COUNTS),
+                below(-ACCURACY_THAT_COUNTS),
                 primary=True,
             ),
         ),

@@ -5,8 +5,8 @@ from experiments.dialogue import ACCURACY_THAT_COUNTS, LAST, beyond_none, readin
 
 
 def claim(scale: Scale) -> Claim:
-    """A curve that converges rises by more in its first two corrections than in its last two; one
-    that is flat does not, nor one that climbs on.
+    """A curve that converges has risen, by more at first, and no longer changes in its last rounds.
+    Only networks that follow instructions at all are judged, so to stay is what stands for it.
     """
     base = Arm()
 
@@ -46,13 +46,13 @@ def claim(scale: Scale) -> Claim:
                 "and of that the first two corrections bring more than the last two",
                 slows(controlled),
                 above(ACCURACY_THAT_COUNTS),
-                primary=True,
             ),
             Judgement(
                 "controlled",
-                f"which from round {LAST - 2} to {LAST} bring nothing",
+                f"which from round {LAST - 2} to {LAST} change nothing",
                 controlled(LAST) - controlled(LAST - 2),
                 within(ACCURACY_THAT_COUNTS),
+                primary=True,
             ),
         ),
         figure={

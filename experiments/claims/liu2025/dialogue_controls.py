@@ -9,7 +9,7 @@ from experiments.dialogue import (
     reading,
 )
 
-CHECKED_AT_RANDOM = ("task.critic_accuracy=[0.5]", "evaluation.concept=false")
+CHECKED_AT_RANDOM = ("task.critic_accuracy=[0.5]",)
 
 
 def claim(scale: Scale) -> Claim:
@@ -17,7 +17,8 @@ def claim(scale: Scale) -> Claim:
     base, alike = Arm(), Arm(tuned=False)
     untrained = Arm(("train.steps=1",), tuned=False)
     return Claim(
-        sentence="Without instructions, true checks, training or labels nothing is found.",
+        sentence="Neutral instructions activate nothing; checks that guess, no training and labels "
+        "of others bring nothing.",
         place="ours: negative controls of Liu et al. (2025)",
         judgements=(
             Judgement(
@@ -31,7 +32,7 @@ def claim(scale: Scale) -> Claim:
                 "with checks that guess, neutral rounds do not raise the accuracy",
                 reading(base, "accuracy", "none", under=CHECKED_AT_RANDOM)
                 - reading(base, "accuracy", "none", at=0, under=CHECKED_AT_RANDOM),
-                within(ACCURACY_THAT_COUNTS),
+                below(ACCURACY_THAT_COUNTS),
                 primary=True,
             ),
             Judgement(

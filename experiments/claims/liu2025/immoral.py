@@ -14,6 +14,7 @@ LABEL = "change of the concept's log-odds"
 def claim(scale: Scale) -> Claim:
     """What the probe reads, less what it reads without the careless instruction of round 2. An
     exact reader forgets as fast as concepts are drawn anew: in one round only with a hazard of 1.
+    Who reads the last instruction alone forgets at once.
     """
     base = Arm()
     at_once, later = (
@@ -40,9 +41,10 @@ def claim(scale: Scale) -> Claim:
             ),
             Judgement(
                 "controlled",
-                "the network forgets as much of it as the exact reader",
-                later - by_bayes,
+                "nor in the exact reader",
+                by_bayes,
                 within(ACTIVATION_THAT_COUNTS),
+                of_untrained=True,
             ),
         ),
         figure={},

@@ -1,6 +1,6 @@
 """Answers to questions settle before texts do."""
 
-from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above, below
+from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above, within
 from experiments.dialogue import ACCURACY_THAT_COUNTS, beyond_none
 
 QUESTIONS = ("jailbreak_verdict", "visual_question")
@@ -13,30 +13,41 @@ def after_first(arm: Arm) -> Effect:
 
 
 def claim(scale: Scale) -> Claim:
-    """Two kinds of questions, and two of texts: one is a chain, one has to cover given words."""
+    """Two kinds of questions, and two of texts: one is a chain, one has to cover given words. In
+    this world evidence adds up in every kind, so an exact reader's answers to questions gain later
+    too; what stands for the claim is that texts gain more then.
+    """
     arms = {kind: Arm((f"task={kind}",), tuned=False) for kind in (*QUESTIONS, *TEXTS)}
     settled = [
         Judgement(
             "controlled",
-            f"after the first correction an answer of {kind} gains no more",
+            f"after the first correction an answer of {kind} no longer changes",
             after_first(arms[kind]),
-            below(ACCURACY_THAT_COUNTS),
-            primary=kind == QUESTIONS[0],
+            within(ACCURACY_THAT_COUNTS),
         )
         for kind in QUESTIONS
     ]
     later = [
         Judgement(
             "controlled",
-            f"a text of {kind} does",
+            f"a text of {kind} gains",
             after_first(arms[kind]),
             above(ACCURACY_THAT_COUNTS),
         )
         for kind in TEXTS
     ]
+    first, second = (after_first(arms[kind]) for kind in TEXTS)
+    one, other = (after_first(arms[kind]) for kind in QUESTIONS)
+    more = Judgement(
+        "controlled",
+        "after it the two kinds of texts together gain more than the two of questions",
+        first + second - one - other,
+        above(2 * ACCURACY_THAT_COUNTS),
+        primary=True,
+    )
     return Claim(
         sentence="Question answering converges after the first correction, generation later.",
         place="Liu et al. (2025), section 3",
-        judgements=(*settled, *later),
+        judgements=(*settled, *later, more),
         figure={kind: beyond_none(arm, "accuracy") for kind, arm in arms.items()},
     )

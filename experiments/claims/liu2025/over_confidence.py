@@ -1,4 +1,4 @@
-"""First answers are over-confident, and asking for uncertainty helps."""
+"""First answers are over-confident, and a rule that keeps those that are sure helps."""
 
 from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
 from experiments.dialogue import ACCURACY_THAT_COUNTS, reading
@@ -19,10 +19,10 @@ def helps(arm: Arm, reader: str = "language_model") -> Effect:
 
 
 def claim(scale: Scale) -> Claim:
-    """In the default kind; where views are noisy; and where the speakers' first answers are
-    sharpened.
+    """Where the speakers' first answers are sharpened, and where views are noisy. There the
+    speakers themselves are over-confident, and so is by construction who learned from them: what is
+    open is whether the rule helps. Where views are noisy it does not help an exact reader.
     """
-    base = Arm(tuned=False)
     noisy = Arm(("task=visual_question",), tuned=False)
     sharpened = Arm(("task.first_answer_temperature=0.5",), tuned=False)
     return Claim(
@@ -31,34 +31,35 @@ def claim(scale: Scale) -> Claim:
         judgements=(
             Judgement(
                 "controlled",
-                "the first answer is surer than it is right",
-                over_confidence(base),
+                "the first answer is surer than it is right where speakers sharpen it",
+                over_confidence(sharpened),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "where views are noisy it is",
+                "so it is where views are noisy",
                 over_confidence(noisy),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "there a rule that keeps sure answers raises the last accuracy",
-                helps(noisy),
+                "a rule that keeps sure answers raises the last accuracy after sharpened ones",
+                helps(sharpened),
                 above(ACCURACY_THAT_COUNTS),
                 primary=True,
             ),
             Judgement(
                 "controlled",
-                "it does so after sharpened first answers",
-                helps(sharpened),
+                "it does so where views are noisy",
+                helps(noisy),
                 above(ACCURACY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "also for the exact reader",
+                "after sharpened ones it does for the exact reader",
                 helps(sharpened, "exact"),
                 above(ACCURACY_THAT_COUNTS),
+                of_untrained=True,
             ),
         ),
         figure={

@@ -41,6 +41,7 @@ def claim(scale: Scale) -> Claim:
                 "for the exact reader the concept is right more often than always saying so",
                 right("concept", "exact") - right("commonest", "exact"),
                 above(SHARE_THAT_COUNTS),
+                of_untrained=True,
             ),
         ),
         figure={},

@@ -1,4 +1,4 @@
-"""Self-correction over rounds needs softmax attention."""
+"""What rounds of careful instructions bring needs softmax attention."""
 
 from experiments.claim import Claim, Scale
 from experiments.dialogue import part_is_needed

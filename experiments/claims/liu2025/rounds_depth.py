@@ -1,4 +1,4 @@
-"""Self-correction over rounds needs depth."""
+"""What rounds of careful instructions bring needs depth."""
 
 from experiments.claim import Claim
 from experiments.dialogue import DialogueScale, part_is_needed

@@ -1,4 +1,4 @@
-"""Self-correction over rounds needs several heads."""
+"""What rounds of careful instructions bring needs several heads."""
 
 from experiments.claim import Claim, Scale
 from experiments.dialogue import part_is_needed

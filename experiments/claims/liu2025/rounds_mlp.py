@@ -1,4 +1,4 @@
-"""Self-correction over rounds needs an MLP."""
+"""What rounds of careful instructions bring needs an MLP."""
 
 from experiments.claim import Claim
 from experiments.dialogue import DialogueScale, part_is_needed

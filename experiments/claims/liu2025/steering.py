@@ -20,11 +20,17 @@ def steered(arm: Arm, direction: str, quantity: str, dose: int) -> Effect:
 
 
 def claim(scale: Scale) -> Claim:
-    """A dose along the direction in which states move with the log-odds, beside random ones."""
+    """A dose along the direction in which states move with the log-odds, less one against it, which
+    leaves out what any disturbance does; and beside random directions.
+    """
     base = Arm()
 
-    def beyond_random(quantity, dose):
-        return steered(base, "pattern", quantity, dose) - steered(base, "random", quantity, dose)
+    def swing(quantity: str) -> Effect:
+        pattern, random = (
+            steered(base, direction, quantity, PLUS) - steered(base, direction, quantity, MINUS)
+            for direction in ("pattern", "random")
+        )
+        return pattern - random
 
     return Claim(
         sentence="The activation of the concept is a cause of the uncertainty.",
@@ -32,22 +38,22 @@ def claim(scale: Scale) -> Claim:
         judgements=(
             Judgement(
                 "controlled",
-                "a dose of the concept lowers the uncertainty more than a random one",
-                beyond_random("uncertainty", PLUS),
-                below(-UNCERTAINTY_THAT_COUNTS),
+                "uncertainty falls from a dose against the concept to one of it, beyond random",
+                swing("uncertainty"),
+                below(-2 * UNCERTAINTY_THAT_COUNTS),
                 primary=True,
             ),
             Judgement(
                 "controlled",
-                "a dose against it raises it more",
-                beyond_random("uncertainty", MINUS),
-                above(UNCERTAINTY_THAT_COUNTS),
+                "a dose of it alone lowers the uncertainty",
+                steered(base, "pattern", "uncertainty", PLUS),
+                below(-UNCERTAINTY_THAT_COUNTS),
             ),
             Judgement(
                 "controlled",
-                "a dose of the concept raises the accuracy more",
-                beyond_random("accuracy", PLUS),
-                above(ACCURACY_THAT_COUNTS),
+                "accuracy rises from a dose against it to one of it, beyond random",
+                swing("accuracy"),
+                above(2 * ACCURACY_THAT_COUNTS),
             ),
         ),
         figure={},

@@ -33,6 +33,7 @@ def claim(scale: Scale) -> Claim:
                 reading(arm, "accuracy", reader="exact")
                 - reading(arm, "accuracy", at=2, reader="exact"),
                 below(-ACCURACY_THAT_COUNTS),
+                of_untrained=True,
             ),
         ),
         figure={

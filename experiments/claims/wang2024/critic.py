@@ -24,7 +24,7 @@ def claim(scale: DialogueScale) -> Claim:
         return reading(arm, "gain", plan, under=under)
 
     return Claim(
-        sentence="The more accurate its critic, the more a model gains by correcting itself.",
+        sentence="The more accurate the checks, the more a model gains by correcting itself.",
         place="Wang et al. (2024), section 5",
         judgements=(
             Judgement(

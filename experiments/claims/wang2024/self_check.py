@@ -11,7 +11,8 @@ DEFENCES = ("none", "own_check", "no_check")
 def claim(scale: DialogueScale) -> Claim:
     """One round of checking as context, the network its own critic. By default a flawed answer is
     given anew by the same speaker, so that even an exact reader gains little by a check; where
-    corrections are firm it is given up for a careful one.
+    corrections are firm it is given up for a careful one. An attack that hardly gains beyond
+    natural requests leaves a check little to lower.
     """
     arm, firm = (
         Arm(("task=request", *more), tuned=False) for more in ((), ("task.correct_flawed=0.9",))
@@ -43,7 +44,7 @@ def claim(scale: DialogueScale) -> Claim:
         for of, where in ((arm, ""), (firm, ", where corrections are firm"))
     ]
     return Claim(
-        sentence="A self-check makes a large difference against every jailbreak.",
+        sentence="A self-check makes a large difference against jailbreaks.",
         place="Wang et al. (2024), section 5",
         judgements=tuple(judgements),
         figure={},

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SEEDS_FILE = "seeds.json"  # the options that the report was made with
 SEED_OPTIONS = ("seed", "num_seeds", "most_seeds", "pilot_seeds")
+HELD_OPTIONS = ("scale", *SEED_OPTIONS)  # of one folder
 
 
 @dataclasses.dataclass
@@ -45,7 +46,7 @@ class CampaignOptions:
     folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
     seed: int = option(100, "first training seed that is judged", least=0, most=2**31 - 2**16)
     num_seeds: Optional[int] = option(
-        None, "training seeds that are judged; null is the scale's", least=1, most=2**10
+        None, "training seeds that are judged; null is the scale's", least=2, most=2**10
     )
     most_seeds: Optional[int] = option(
         None,
@@ -87,6 +88,10 @@ class CampaignOptions:
         if most < judged:
             raise ConfigError("most_seeds", most, f"must be at least num_seeds={judged}")
         pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
+        first = own.first_pilot
+        if self.seed < first + pilot and first < self.seed + most:
+            allowed = f"the pilot has seeds {first} to {first + pilot - 1}, which are not judged"
+            raise ConfigError("seed", self.seed, allowed)
         seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
         return dataclasses.replace(scale, seeds=seeds)
 
@@ -166,7 +171,11 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ConfigError(
                     override.key_or_group, text, "a campaign says itself what it runs"
                 )
-        asks = names[0] if names[0] in COMMANDS else None
+        asks = next((name for name in names if name in COMMANDS), None)
+        if asks and (len(names) > 1 or swept or options.world):
+            extra = [text for text in arguments if text != asks and text in (*names, *MULTIRUN)]
+            extra += [setting("world", options.world)] if options.world else []
+            raise ConfigError("claim", " ".join(extra), f"{asks} is of all that the folder has")
         named = () if asks else check_names(names, known)
         # The report says what was computed, not where.
         said = [text for text in own if not text.startswith(("folder=", "wandb."))]
@@ -278,18 +287,18 @@ def run_campaigns(
 
 
 def keep_seeds(folder: Path, options: CampaignOptions) -> None:
-    """Leaves the seeds asked for beside the runs; other runs belong into another folder.
+    """Leaves scale and seeds beside the runs; others belong into another folder.
 
     Raises:
-      ConfigError: the folder holds a campaign of other seeds.
+      ConfigError: the folder holds a campaign of another scale or other seeds.
     """
     from icl_align.running.files import DamagedFileError, read_json, write_json
 
-    asked = {name: getattr(options, name) for name in SEED_OPTIONS}
+    asked = {name: getattr(options, name) for name in HELD_OPTIONS}
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
         held = read_json(folder / SEEDS_FILE)
         for name, value in asked.items():
-            if value != held.get(name):
+            if value != held.get(name, value):
                 reason = f"{folder} is a campaign of {setting(name, held.get(name))}; name another"
                 raise ConfigError(name, value, f"{reason} folder=")
     write_json(folder / SEEDS_FILE, asked)
@@ -306,8 +315,10 @@ def check_report(
     from icl_align.running.files import DamagedFileError, read_json
 
     folder = folder_of(options)
+    path = folder / "report" / "verdicts.json"
     try:
         held = read_json(folder / SEEDS_FILE)
+        names = tuple({row["claim"] for row in read_json(path)})
     except FileNotFoundError:
         raise ConfigError("folder", folder, "holds no report; run some claims first") from None
     except DamagedFileError as error:
@@ -317,12 +328,11 @@ def check_report(
         if getattr(options, name) == getattr(default, name):
             setattr(options, name, held.get(name))
     scales = options.scales()
-    campaigns = campaigns_of((), every, scales, options)
-    differing = differences_from(folder / "report" / "verdicts.json", campaigns)
+    differing = differences_from(path, campaigns_of(names, every, scales, options))
     for line in differing:
         sys.stderr.write(f"icl_align: {line}\n")
     if not differing:
-        print(f"every number of {folder / 'report' / 'verdicts.json'} is that of the run folders")
+        print(f"every number of {path} is that of the run folders")
     return 1 if differing else 0
 
 

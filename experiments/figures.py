@@ -76,7 +76,8 @@ def _inside(predicted: Range, value: float, mean: float) -> float:
 
 def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
     measures = campaign.base.measures
-    quantity = measures.quantities[next(iter(claim.figure.values())).terms[0][1].quantity]
+    drawn = list(claim.figure.values())
+    quantity = measures.quantities[drawn[0].terms[0][1].quantity]
     places = [at for at in campaign.axis() if at >= measures.drawn_from]
     for color, (label, effect) in zip(COLORS, claim.figure.items(), strict=False):
         found = [campaign.values("controlled", effect.moved_to(at)) for at in places]
@@ -86,7 +87,8 @@ def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
         axes.plot(places, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
         axes.fill_between(places, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
     axes.set_xlabel(measures.axis_label)
-    axes.set_ylabel(quantity.label)
+    are_differences = any(len(effect.terms) > 1 for effect in drawn)
+    axes.set_ylabel(("difference of " if are_differences else "") + quantity.label)
     if places:
         axes.set_xlim(places[0], places[-1])
     axes.xaxis.get_major_locator().set_params(integer=True)

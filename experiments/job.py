@@ -22,7 +22,7 @@ import numpy as np
 
 import icl_align
 from experiments.runs import NOT_LEARNED, Run
-from icl_align.attack import attack
+from icl_align.attack import NotLearnedRunError, attack
 from icl_align.config import leaves, setting
 from icl_align.dialogue.attacks.options import AttackConfig
 from icl_align.running.checkpoints import Checkpoints, newest_state
@@ -145,7 +145,7 @@ def attack_run(run: Run, options: tuple[str, ...], terminal: Terminal) -> None:
     asked = read_options(AttackConfig, [*options])
     try:
         attack(dataclasses.replace(asked, run_dir=str(run.folder), folder=str(folder)))
-    except RunError as error:
+    except NotLearnedRunError as error:
         terminal.warn(str(error))
         (folder / NOT_LEARNED).write_text(f"{error}\n")
 
@@ -162,7 +162,7 @@ def _leave_account(runs: list[Run], seconds: float) -> None:
     for run in runs:
         path = run.folder / "machine.json"
         before = 0.0
-        with contextlib.suppress(DamagedFileError, OSError):
+        with contextlib.suppress(DamagedFileError, OSError, KeyError):
             before = read_json(path)["seconds"]
         account = {
             "seconds": before + seconds / len(runs),

@@ -36,6 +36,7 @@ from experiments.claim import Range
 PRIMARY_LEVEL, EXPLORATORY_LEVEL = 0.04, 0.01
 LEAST_SEEDS = 8  # of fewer the bootstrap, with samples of one value, has no small p
 RESAMPLES = 39_999
+ROUNDING = 1e-12
 
 Values = Float[np.ndarray, " seeds"]
 
@@ -63,7 +64,8 @@ def studentized(values: Values) -> Float[np.ndarray, " r"]:
     """
     drawn = values[_draws(len(values))]
     error = np.std(drawn, axis=1, ddof=1) / math.sqrt(len(values))
-    with np.errstate(divide="ignore", invalid="ignore"):  # samples of one value, all the same
+    error[error < ROUNDING * np.max(np.abs(values))] = 0  # of samples of one value
+    with np.errstate(divide="ignore", invalid="ignore"):
         t = (np.mean(drawn, axis=1) - np.mean(values)) / error
     return np.sort(np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf))
 

@@ -8,12 +8,13 @@ import tarfile
 from pathlib import Path
 
 from experiments.registration import FILE
+from icl_align.running.metrics_file import read_rows
+from icl_align.running.sweeps import LOSS_FROM
 
 LEFT_OUT = {"checkpoints", "wandb", ".lock"}
 FIGURES = {".png", ".pdf", ".svg"}
 ENDS = ("curves.json", "diverged.json")  # without its checkpoints no other run can go on
 LOSSES = "metrics.jsonl"
-LOSSES_FROM = 0.9  # of the steps: as far as a rate is chosen by
 
 
 def pack(folder: Path, names: tuple[str, ...]) -> Path:
@@ -46,13 +47,9 @@ def _is_needed(run: Path, file: Path) -> bool:
 def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
     info, content = archive.gettarinfo(file, name), file.read_bytes()
     if file.name == LOSSES:
-        lines = content.splitlines(keepends=True)
-        steps = [json.loads(line)["step"] for line in lines]
-        content = b"".join(
-            line
-            for line, step in zip(lines, steps, strict=True)
-            if step > LOSSES_FROM * max(steps, default=0)
-        )
+        rows = read_rows(file)
+        first = LOSS_FROM * max((row["step"] for row in rows), default=0)
+        content = "".join(f"{json.dumps(row)}\n" for row in rows if row["step"] > first).encode()
     info.uid = info.gid = 0
     info.uname = info.gname = ""
     info.size = len(content)

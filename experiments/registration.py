@@ -2,7 +2,6 @@
 
 import calendar
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from experiments.campaign import Campaign
 from experiments.claim import Claim, Judgement
 from experiments.power import needed_seeds, power
 from experiments.runs import CONFIG
-from icl_align.running.files import write_json
+from icl_align.running.files import read_json, write_json
 
 FILE = "registered.json"
 WHEN = "%Y-%m-%d %H:%M:%S UTC"
@@ -21,7 +20,7 @@ LATE_SECONDS = 1  # to which `WHEN` is exact
 def read_registered(folder: Path) -> dict[str, Any]:
     """Name of a claim -> what was written down of it."""
     path = folder / FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def register(campaign: Campaign) -> None:
@@ -50,11 +49,12 @@ def _registration(campaign: Campaign, claim: Claim) -> dict[str, Any]:
         "learned": learned.words if learned else None,
         "primary": families[True]._asdict(),
         "exploratory": families[False]._asdict(),
-        "judgements": [_judgement(campaign, judgement) for judgement in claim.judgements],
+        "judgements": [registration_of(campaign, one) for one in claim.judgements],
     }
 
 
-def _judgement(campaign: Campaign, judgement: Judgement) -> dict[str, Any]:
+def registration_of(campaign: Campaign, judgement: Judgement) -> dict[str, Any]:
+    """What is written down of a judgement."""
     predicted, family = judgement.predicted, campaign.families[judgement.primary]
     arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
     runs = [campaign.places[campaign.judged_place(judgement.how, arm)] for arm in arms]

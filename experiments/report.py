@@ -1,13 +1,13 @@
 """The report: one text in Markdown, the same as a page, the findings as JSON, a figure a claim."""
 
-import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from experiments.campaign import JUDGED, Campaign
+from experiments.campaign import JUDGED, PILOT, Campaign
 from experiments.claim import PAPERS, Arm, Claim
 from experiments.figures import claim_figure, verdicts_figure
 from experiments.judge import LEAST_SEEDS, interval
@@ -23,7 +23,7 @@ from experiments.verdicts import (
     verdict_rows,
 )
 from icl_align.config import Config, WandbConfig, differences, setting
-from icl_align.running.files import save_figure, write_json
+from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
 from icl_align.running.tracking import log_verdicts
 from icl_align.running.training import build_network
 from icl_align.transformer import num_parameters
@@ -162,7 +162,7 @@ def claim_section(found: list[Judged]) -> list[str]:
     return [
         f"## {name.replace('_', ' ')}",
         f"{claim.sentence} ({claim.place})",
-        _registration(found[0]),
+        _registration(found),
         "\n".join(reasons),
         f"![{name}: curves, and each judged effect with its seeds]({name}.png)",
         *_moved(found),
@@ -170,11 +170,12 @@ def claim_section(found: list[Judged]) -> list[str]:
     ]
 
 
-def _registration(one: Judged) -> str:
+def _registration(found: list[Judged]) -> str:
+    one = found[0]
     about = one.campaign.registered.get(one.name)
     if about is None:
         return "Not registered yet: its pilot is not finished."
-    notes = "; **changed since**" if is_changed(one) else ""
+    notes = "; **changed since**" if any(map(is_changed, found)) else ""
     if is_late(one.campaign, one.name):
         notes += "; **some of its runs, which other claims read too, were begun before**"
     return f"Registered {about['written']}, hash `{about['hash']}`{notes}."
@@ -208,7 +209,7 @@ def _moved(found: list[Judged]) -> list[str]:
     effect, how, campaign = one.judgement.effect, one.judgement.how, one.campaign
     if not one.claim.moved_by or not campaign.scale.seeds.pilot:
         return []
-    rows = {"the pilot, at the chosen rates": campaign.values(how, effect, "pilot")}
+    rows = {"the pilot, at the chosen rates": campaign.values(how, effect, PILOT)}
     if all(reading.arm.tuned for _, reading in effect.terms):
         rows |= {f"all at {rate:g}": campaign.values_at(effect, rate) for rate in campaign.grid}
     for name, overrides in one.claim.moved_by:
@@ -303,11 +304,7 @@ def _campaigns(found: list[Judged]) -> list[Campaign]:
 
 def _account(campaign: Campaign) -> list[str]:
     runs = list(campaign.runs.values())
-    accounts = [
-        json.loads((run.folder / "machine.json").read_text())
-        for run in runs
-        if (run.folder / "machine.json").exists()
-    ]
+    accounts = [account for run in runs if (account := _account_of(run))]
     base, seeds = campaign.base, campaign.scale.seeds
     changed = [setting(key, new) for key, (_, new) in differences(type(base)(), base).items()]
     networks = sum(run.config.num_seeds for run in runs)
@@ -352,7 +349,13 @@ def _options(base: Config, run: Run) -> str:
 
 
 def _seconds(run: Run) -> str:
-    path = run.folder / "machine.json"
-    if not path.exists():
-        return ""
-    return f"{json.loads(path.read_text())['seconds']:.0f}"
+    account = _account_of(run)
+    return f"{account['seconds']:.0f}" if account else ""
+
+
+def _account_of(run: Run) -> dict[str, Any]:
+    """What the run was made with; nothing where that is not known."""
+    try:
+        return read_json(run.folder / "machine.json")
+    except (DamagedFileError, FileNotFoundError):
+        return {}

@@ -11,8 +11,8 @@ from scipy import stats
 from experiments.campaign import Campaign
 from experiments.claim import Claim, Judgement
 from experiments.judge import Finding, Measured, judge
-from experiments.registration import digest_of, is_late
-from icl_align.running.files import DamagedFileError, read_json
+from experiments.registration import digest_of, is_late, registration_of
+from icl_align.running.files import read_json
 
 
 class Judged(NamedTuple):
@@ -68,9 +68,17 @@ def verdict_rows(found: list[Judged]) -> list[dict[str, Any]]:
 
 
 def is_changed(one: Judged) -> bool:
-    """Whether a registered claim is another one now."""
+    """Whether a registered claim is another one now, or judged at other learning rates."""
     about = one.campaign.registered.get(one.name)
-    return about is not None and about["hash"] != digest_of(one.campaign, one.claim)
+    if about is None:
+        return False
+    how, held = one.judgement.how, one.campaign.registered_as(one.name, one.judgement)
+    rates = {
+        str(reading.arm): one.campaign.chosen_rate(how, reading.arm)
+        for _, reading in one.judgement.effect.terms
+    }
+    is_other = about["hash"] != digest_of(one.campaign, one.claim)
+    return is_other or held.get("learning_rates", rates) != rates
 
 
 def _row(one: Judged) -> dict[str, Any]:
@@ -128,20 +136,34 @@ def number(value: float) -> float | None:
 
 def differences_from(path: Path, campaigns: dict[str, Campaign]) -> list[str]:
     """A line for each number of a verdicts.json that is not what the run folders give."""
-    try:
-        held = read_json(path)
-    except (DamagedFileError, OSError) as error:
-        return [str(error)]
-    now = verdict_rows(judged(campaigns))
+    held, now = (
+        {f"{row['claim']}, {row['judgement']}": row for row in rows}
+        for rows in (read_json(path), verdict_rows(judged(campaigns)))
+    )
     lines = []
-    if len(held) != len(now):
-        lines.append(f"{path} holds {len(held)} judgements, the run folders give {len(now)}")
-    for before, after in zip(held, now, strict=False):
-        for key in after.keys() | before.keys():
-            if not _same(before.get(key), after.get(key)):
-                where = f"{after['claim']}, {after['judgement']}: {key}"
-                lines.append(f"{where} is {before.get(key)}, the run folders give {after.get(key)}")
+    for where in dict.fromkeys([*held, *now]):
+        if where in held and where in now:
+            lines += _differing(where, held[where], now[where], "the run folders give")
+        else:
+            lines.append(
+                f"{where}: {'no such judgement is left' if where in held else 'is missing'}"
+            )
+    for campaign in campaigns.values():
+        for name in campaign.registered.keys() & campaign.claims.keys():
+            for judgement in campaign.claims[name].judgements:
+                said = campaign.registered_as(name, judgement)
+                again = registration_of(campaign, judgement)
+                where = f"{name}, {judgement.how}: {judgement.prediction}, as registered"
+                lines += _differing(where, said, again, "the pilot gives")
     return lines
+
+
+def _differing(
+    where: str, before: dict[str, Any], after: dict[str, Any], who: str
+) -> Iterator[str]:
+    for key in dict.fromkeys([*before, *after]):
+        if not _same(before.get(key), after.get(key)):
+            yield f"{where}: {key} is {before.get(key)}, {who} {after.get(key)}"
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -30,6 +30,10 @@ ASKED = [
 ]
 
 
+class NotLearnedRunError(RunError):
+    """The networks of a run have not learned enough to be attacked."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m icl_align.attack`."""
     begin()
@@ -53,7 +57,8 @@ def attack(options: AttackConfig) -> dict[str, Any]:
     Raises:
       ConfigError: an option is not allowed, the run cannot be attacked, or nothing can be written
         where the results go.
-      RunError: its networks have not learned.
+      NotLearnedRunError: its networks have not learned.
+      RunError: they cannot be asked so.
     """
     from icl_align.running.run_folder import config_of_run
 
@@ -95,7 +100,7 @@ def attack(options: AttackConfig) -> dict[str, Any]:
             )
     except NotLearnedError as error:
         reason = f"{run_dir} has not learned (step {step}): {error}; train it longer"
-        raise RunError(reason) from error
+        raise NotLearnedRunError(reason) from error
     except ImpossibleError as error:
         raise RunError(f"{run_dir} cannot be asked so: {error}") from error
     finally:

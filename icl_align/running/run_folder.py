@@ -159,7 +159,9 @@ def refuse_other(folder: Path, saved: Config, config: Config) -> None:
 def write_hydra_files(
     folder: Path, config: Config, hydra_config: Any, overrides: list[str]
 ) -> None:
-    """`.hydra/` as Hydra writes it; hydra.yaml and overrides.yaml stay those of the first start."""
+    """`.hydra/` as Hydra writes it; hydra.yaml and overrides.yaml stay those of the first start,
+    and config.yaml keeps its time where it says the same.
+    """
     hydra_folder = folder / ".hydra"
     hydra_folder.mkdir(exist_ok=True)
     contents = {"config.yaml": OmegaConf.structured(config)}
@@ -169,7 +171,11 @@ def write_hydra_files(
     for name, content in contents.items():
         partial = hydra_folder / (name + ".partial")
         OmegaConf.save(content, partial)
-        partial.replace(hydra_folder / name)
+        path = hydra_folder / name
+        if path.exists() and path.read_bytes() == partial.read_bytes():
+            partial.unlink()
+        else:
+            partial.replace(path)
 
 
 @contextlib.contextmanager

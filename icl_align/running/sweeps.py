@@ -18,6 +18,8 @@ from icl_align.running.errors import RunError
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.terminal import Terminal
 
+LOSS_FROM = 0.9  # of the steps: a search minimises the loss of the rest
+
 
 def final_loss(folder: Path) -> float:
     """The mean training loss of a run, over seeds and the last tenth of its steps.
@@ -34,7 +36,7 @@ def final_loss(folder: Path) -> float:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
     # Rows of a training that was begun anew may stand before those of its first steps.
     last = max((row["step"] for row in rows), default=0)
-    losses = [row["train/loss"] for row in rows if row["step"] > 0.9 * last]
+    losses = [row["train/loss"] for row in rows if row["step"] > LOSS_FROM * last]
     mean = sum(losses) / len(losses) if losses else math.inf
     return mean if math.isfinite(mean) else math.inf
 

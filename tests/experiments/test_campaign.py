@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import signal
 import tarfile
 import time
@@ -38,9 +39,9 @@ from experiments.pack import pack
 from experiments.page import page_of
 from experiments.registration import is_late, read_registered, register
 from experiments.report import write_report
-from experiments.runs import Run, identity, read
+from experiments.runs import CONFIG, Run, identity, read
 from experiments.verdicts import differences_from
-from icl_align.attack import ASKED
+from icl_align.attack import ASKED, NotLearnedRunError
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.checkpoints import newest_state
 from icl_align.running.compose import compose_config
@@ -271,7 +272,7 @@ def test_what_an_attack_found_is_read_by_seed_and_nothing_of_networks_that_have_
     np.testing.assert_allclose(read(run_of, reading), [0.4, 0.6])
 
     def refused(config):
-        raise RunError("has not learned")
+        raise NotLearnedRunError("has not learned")
 
     monkeypatch.setattr(job_module, "attack", refused)
     other = Run(run_of.config, tmp_path / "other")
@@ -456,6 +457,12 @@ def test_what_was_judged_is_computed_anew_from_the_runs(finished):
     path.write_text(json.dumps(rows))
     [line] = differences_from(path, {"alignment": found})
     assert line.startswith("heads, controlled: effect 1: effect is")
+    reported(folder, *effects)
+    found.registered["heads"]["judgements"][0]["seeds"] += 1
+    found.registered["heads"]["judgements"][0]["learning_rates"] = {}
+    lines = differences_from(path, {"alignment": found})
+    assert any("as registered: seeds is 4, the pilot gives 3" in line for line in lines)
+    assert any("changed_since is False, the run folders give True" in line for line in lines)
 
 
 def test_a_packed_campaign_is_reported_as_the_campaign_itself_and_holds_no_network(
@@ -480,6 +487,8 @@ def test_a_folder_belongs_to_one_choice_of_seeds(tmp_path):
     keep_seeds(tmp_path, CampaignOptions(num_seeds=9))
     with pytest.raises(ConfigError, match="is a campaign of num_seeds=9; name another folder="):
         keep_seeds(tmp_path, CampaignOptions(num_seeds=8))
+    with pytest.raises(ConfigError, match="is a campaign of scale=small; name another folder="):
+        keep_seeds(tmp_path, CampaignOptions(scale="smoke", num_seeds=9))
 
 
 def test_what_is_said_of_untrained_networks_needs_none_that_has_learned(finished):
@@ -608,7 +617,7 @@ def test_a_killed_campaign_goes_on_and_gives_the_same(toy, tmp_path):
     assert status == 0
     assert "jobs" not in err  # nothing was left to do
     assert json.loads((folder / "report" / "verdicts.json").read_text()) == rows
-    check = ["check", "world=toy", "scale=long", f"folder={folder}", "wandb.mode=disabled"]
+    check = ["check", "scale=long", f"folder={folder}", "wandb.mode=disabled"]
     status, out, err = finish(start(*check, module="experiments", cwd=toy, env_path=toy))
     assert status == 0, err
     assert "is that of the run folders" in out
@@ -671,7 +680,9 @@ def test_runs_that_have_come_equally_far_go_on_together_and_the_others_apart(tmp
     first.write()
     job_module.run(first.file, time.time())
     capsys.readouterr()
-    (tmp_path / "runs" / first.runs[0].folder.name / "curves.json").unlink()
+    config = first.runs[0].folder / CONFIG
+    os.utime(config, (1.0, 1.0))
+    (first.runs[0].folder / "curves.json").unlink()
     (job, _) = found.missing_jobs(16)
     assert len(job.runs) == 2
     job.write()
@@ -680,6 +691,7 @@ def test_runs_that_have_come_equally_far_go_on_together_and_the_others_apart(tmp
     assert "training was finished earlier" in out
     assert out.count("trained 4 steps") == 1
     assert all(run.finished() for run in job.runs)
+    assert config.stat().st_mtime == 1.0  # when it was begun
 
 
 # --------------------------------------------------------------------------------------- the command
@@ -701,6 +713,10 @@ def test_without_arguments_the_claims_are_listed():
         (["heads", "hydra/launcher=joblib"], ["need -m"]),
         (["heads", "num_seed=3"], ["num_seed=3"]),
         (["check", "scale=smoke"], ["campaigns/smoke", "holds no report"]),
+        (["check", "heads"], ["claim=heads", "check is of all"]),
+        (["pack", "world=alignment"], ["claim=world=alignment", "pack is of all"]),
+        (["heads", "seed=50"], ["seed=50", "the pilot has seeds 50 to 53"]),
+        (["heads", "num_seeds=1"], ["num_seeds=1"]),
         (["heads", "-m", "hydra/sweeper=learning_rate"], ["hydra/sweeper=learning_rate"]),
         (["heads", "-m", "hydra/launcher=nix"], ["hydra/launcher=nix", "processes"]),
     ],

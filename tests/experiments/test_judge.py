@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from experiments.campaign import families
 from experiments.claim import Range, above, below, within
 from experiments.judge import (
     EXPLORATORY_LEVEL,
@@ -13,13 +14,16 @@ from experiments.judge import (
     RESAMPLES,
     Family,
     Measured,
+    _draws,
     holm,
     interval,
     judge,
     p_values,
+    studentized,
 )
 from experiments.power import NUMBERS, needed_seeds, power
 from experiments.simulation import SHAPES, Case, simulate
+from experiments.studies import studies
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
 
@@ -223,6 +227,26 @@ def test_seeds_that_are_nearly_all_alike_have_an_interval_and_decide_little():
     assert np.isfinite([low, high]).all() and low < np.mean(values) < high
     [finding] = judge([Measured(values, below(0.0, 0.1))], Family(0.04, 3))
     assert finding.verdict == "undecided"
+
+
+def test_samples_of_one_value_have_no_error_whatever_it_is():
+    values = np.array([0.1] * 11 + [0.3])
+    alike = np.all(values[_draws(12)] == 0.1, axis=1)
+    t = studentized(values)
+    assert np.sum(np.isneginf(t)) == np.sum(alike) > 1000
+    assert np.max(np.abs(t[np.isfinite(t)])) < 1e6
+
+
+def test_the_exploratory_judgements_can_be_decided_by_their_number():
+    every = [
+        study.load(name, study.SCALES["small"])
+        for study in studies().values()
+        for names in study.CLAIMS.values()
+        for name in names
+    ]
+    least = 2 / (RESAMPLES + 1)  # of a range with two ends
+    for family in families(every).values():
+        assert 2 * least * family.tests < family.level
 
 
 def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):

@@ -18,8 +18,8 @@ import numpy as np
 from experiments.claim import Arm, Claim, Effect, Judgement, Reading, Scale, StudyReading
 from experiments.judge import EXPLORATORY_LEVEL, PRIMARY_LEVEL, Family
 from experiments.power import NUMBERS, needed_seeds
-from experiments.runs import CONFIG, Job, Run, identity, read
-from icl_align.config import Config, WandbConfig, check, differences, program_key, setting
+from experiments.runs import CONFIG, Job, Run, identity, read, trained_differently
+from icl_align.config import Config, WandbConfig, check, program_key
 from icl_align.running.compose import compose_config
 from icl_align.running.run_folder import saved_config
 
@@ -222,13 +222,7 @@ class Campaign:
             config = self._config(place, number)
             key = identity(config)
             if key not in self.runs:
-                changed = differences(self.base, config)
-                shown = {
-                    k: v
-                    for k, (_, v) in changed.items()
-                    if not k.startswith(("wandb", "eval", "num_seeds", "seed"))
-                }
-                words = [place.stage, *(setting(k, v) for k, v in shown.items())]
+                words = [place.stage, *trained_differently(self.base, config)]
                 folder = self.folder / "runs" / f"{_safe(','.join(words))}_{key}"
                 folder = self._known.get(key, folder)
                 config.wandb.name = config.wandb.name or folder.name

@@ -14,7 +14,7 @@ from experiments.judge import LEAST_SEEDS, interval
 from experiments.page import page_of
 from experiments.power import NUMBERS, WANTED
 from experiments.registration import is_late
-from experiments.runs import Run
+from experiments.runs import Run, trained_differently
 from experiments.verdicts import (
     Judged,
     is_changed,
@@ -188,10 +188,10 @@ def _power_said(one: Judged) -> str:
         return f"{used}; the pilot gives no power." if used else "The pilot gives no power."
     needed = about["needed_seeds"] or f"more than {max(NUMBERS)}"
     predicted, resolution = one.judgement.predicted, about["resolution"]
-    where = "in the middle of the range" if predicted.has_two_ends else f"{resolution:g} inside it"
+    where = "in its middle" if predicted.has_two_ends else f"{resolution:g} inside its end"
     return (
-        f"{used or 'No values yet'}; by the pilot's spread of {about['spread']:.3g} an effect "
-        f"{where} is seen with {about['seeds']} seeds by a chance of {about['power']:.2f}; "
+        f"{used or 'No values yet'}; power by the pilot's spread of {about['spread']:.3g}, for an "
+        f"effect in the predicted range {where}: {about['power']:.2f} with {about['seeds']} seeds; "
         f"{needed} give {WANTED:g}."
     )
 
@@ -342,9 +342,7 @@ def _digest(run: Run) -> str:
 
 
 def _options(base: Config, run: Run) -> str:
-    left_out = ("wandb.", "seed", "num_seeds", "evaluation.")
-    changed = differences(base, run.config).items()
-    shown = [setting(key, new) for key, (_, new) in changed if not key.startswith(left_out)]
+    shown = trained_differently(base, run.config)
     return ", ".join(f"`{text}`" for text in shown) or "none"
 
 

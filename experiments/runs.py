@@ -18,7 +18,9 @@ from icl_align.config import (
     TRAINING,
     Config,
     concerned,
+    differences,
     leaves,
+    setting,
 )
 from icl_align.running.curves_file import read_curves
 from icl_align.running.evaluation import are_of
@@ -31,6 +33,7 @@ from icl_align.world import world_of
 
 LARGEST_SHARE_BEFORE_EVALUATION = 0.95
 NOT_LEARNED = "not_learned.txt"
+LEFT_OUT = ("wandb", "evaluation", "num_seeds", "seed")  # training does not differ by them
 CONFIG = Path(".hydra", "config.yaml")  # written when a run begins
 
 
@@ -39,6 +42,12 @@ def identity(config: Config) -> str:
     trained = concerned(config, TRAINING)
     parts = [(key, value) for key, _, value in leaves(config) if key in trained]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def trained_differently(base: Config, config: Config) -> list[str]:
+    """Options in which a run is trained otherwise than the base, as KEY=VALUE; seeds are not."""
+    changed = differences(base, config).items()
+    return [setting(key, new) for key, (_, new) in changed if not key.startswith(LEFT_OUT)]
 
 
 @dataclasses.dataclass

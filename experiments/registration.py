@@ -10,7 +10,8 @@ from experiments.campaign import Campaign
 from experiments.claim import Claim, Judgement
 from experiments.power import needed_seeds, power
 from experiments.runs import CONFIG
-from icl_align.running.files import read_json, write_json
+from icl_align.config import ConfigError
+from icl_align.running.files import DamagedFileError, read_json, write_json
 
 FILE = "registered.json"
 WHEN = "%Y-%m-%d %H:%M:%S UTC"
@@ -18,9 +19,17 @@ LATE_SECONDS = 1  # to which `WHEN` is exact
 
 
 def read_registered(folder: Path) -> dict[str, Any]:
-    """Name of a claim -> what was written down of it."""
-    path = folder / FILE
-    return read_json(path) if path.exists() else {}
+    """Name of a claim -> what was written down of it.
+
+    Raises:
+      ConfigError: that file is damaged.
+    """
+    try:
+        return read_json(folder / FILE)
+    except FileNotFoundError:
+        return {}
+    except DamagedFileError as error:
+        raise ConfigError("folder", folder, f"{error}; put the file back") from error
 
 
 def register(campaign: Campaign) -> None:

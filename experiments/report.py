@@ -188,10 +188,10 @@ def _power_said(one: Judged) -> str:
         return f"{used}; the pilot gives no power." if used else "The pilot gives no power."
     needed = about["needed_seeds"] or f"more than {max(NUMBERS)}"
     predicted, resolution = one.judgement.predicted, about["resolution"]
-    where = "in its middle" if predicted.has_two_ends else f"{resolution:g} inside its end"
+    where = "in the middle of" if predicted.has_two_ends else f"{resolution:g} inside"
     return (
         f"{used or 'No values yet'}; power by the pilot's spread of {about['spread']:.3g}, for an "
-        f"effect in the predicted range {where}: {about['power']:.2f} with {about['seeds']} seeds; "
+        f"effect {where} the predicted range: {about['power']:.2f} with {about['seeds']} seeds; "
         f"{needed} give {WANTED:g}."
     )
 

@@ -149,8 +149,9 @@ def differences_from(path: Path, campaigns: dict[str, Campaign]) -> list[str]:
                 f"{where}: {'no such judgement is left' if where in held else 'is missing'}"
             )
     for campaign in campaigns.values():
-        for name in campaign.registered.keys() & campaign.claims.keys():
-            for judgement in campaign.claims[name].judgements:
+        known = {n: claim for n, claim in campaign.claims.items() if n in campaign.registered}
+        for name, claim in known.items():
+            for judgement in claim.judgements:
                 said = campaign.registered_as(name, judgement)
                 again = registration_of(campaign, judgement)
                 where = f"{name}, {judgement.how}: {judgement.prediction}, as registered"

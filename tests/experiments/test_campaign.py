@@ -280,6 +280,16 @@ def test_what_an_attack_found_is_read_by_seed_and_nothing_of_networks_that_have_
     job_module.attack_run(other, options, Terminal())
     assert other.finished() and np.isnan(read(other, reading)).all()
 
+    def impossible(config):
+        raise RunError("cannot be asked so")
+
+    monkeypatch.setattr(job_module, "attack", impossible)
+    third = Run(run_of.config, tmp_path / "third")
+    third.attacks.add(options)
+    with pytest.raises(RunError, match="asked so"):
+        job_module.attack_run(third, options, Terminal())
+    assert not third.finished()  # another try may be allowed to
+
 
 # ------------------------------------------------------------------------------- the whole campaign
 
@@ -526,6 +536,23 @@ def test_a_claim_that_was_registered_after_its_runs_is_said_to_be_late(finished)
     about = found.registered["heads"]
     found.registered = {"heads": about | {"written": "2999-01-01 00:00:00 UTC"}}
     assert is_late(found, "heads")
+
+
+def test_what_a_pilot_gives_no_spread_of_keeps_its_seeds_once_registered(tmp_path):
+    found = campaign(tmp_path)
+    [one] = found.claims["heads"].judgements
+    said = {"how": one.how, "prediction": one.prediction, "spread": None, "needed_seeds": None}
+    found.registered = {"heads": {"judgements": [said]}}
+    assert found._wanted_seeds("heads", one) == TINY.seeds.judged
+    said["spread"] = 0.1  # more than any number that was tried would be needed
+    assert found._wanted_seeds("heads", one) == TINY.seeds.most
+
+
+def test_a_damaged_registration_is_said_and_stays(tmp_path):
+    (tmp_path / "registered.json").write_text("{")
+    with pytest.raises(ConfigError, match="is no JSON"):
+        read_registered(tmp_path)
+    assert (tmp_path / "registered.json").read_text() == "{"
 
 
 def test_what_was_registered_says_the_spread_and_the_power_of_the_pilot(finished):

@@ -302,7 +302,7 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_extra(tmp_path, choice, 
 
 
 def campaign(folder, paths, *overrides):
-    options = ["two_sizes", "world=toy", "num_seeds=1", f"folder={folder}", OFF, "-m", *overrides]
+    options = ["two_sizes", "world=toy", "num_seeds=2", f"folder={folder}", OFF, "-m", *overrides]
     return finish(start(*options, module="experiments", cwd=folder.parent, env_path=paths))
 
 
@@ -311,7 +311,7 @@ def check_the_campaign(folder, outcome):
     assert status == 0, err
     assert "report: " in out
     rows = json.loads((folder / "report" / "verdicts.json").read_text())
-    assert all(row["reason"] == "1 seeds are fewer than 8" for row in rows)
+    assert all(row["reason"] == "2 seeds are fewer than 8" for row in rows)
     assert not list(folder.glob("jobs/*.failed"))
 
 

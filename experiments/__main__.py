@@ -340,20 +340,26 @@ def simulate_judge(
     every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
 ) -> int:
     """How often the judge errs on effects that lie on the ends of their ranges, at the seeds and
-    the spreads that are registered in the folder, or else at those of the scale.
+    the spreads that are registered in the folder, or else at those of the scale; and at the
+    skewness that its report has found.
     """
     from experiments.campaign import registered_judgement
     from experiments.registration import read_registered
     from experiments.simulation import Case, simulate
+    from icl_align.running.files import read_json
 
-    registered, cases = read_registered(folder_of(options)), []
+    folder, cases = folder_of(options), []
+    registered, verdicts = read_registered(folder), folder / "report" / "verdicts.json"
+    rows = read_json(verdicts) if verdicts.exists() else []
+    found = {(row["claim"], row["judgement"]): row["skewness"] for row in rows}
     for world, own in every.items():
         for name, claim in own.items():
             for judgement in claim.judgements:
                 held = registered_judgement(registered, name, judgement)
                 seeds = held.get("seeds", scales[world].seeds.judged)
                 spread = held.get("spread") or judgement.predicted.resolution
-                cases.append(Case(judgement.predicted, judgement.primary, seeds, spread))
+                skewness = found.get((name, f"{judgement.how}: {judgement.prediction}")) or 0.0
+                cases.append(Case(judgement.predicted, judgement.primary, seeds, spread, skewness))
     for line in simulate(cases, families_of(every)):
         print(line, flush=True)
     return 0

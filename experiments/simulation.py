@@ -1,6 +1,7 @@
 """How often the judge errs, by simulation of all judgements at the seeds and spreads they have."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,11 +13,14 @@ from experiments.claim import Range
 from experiments.judge import Family, Measured, interval, judge
 
 CAMPAIGNS, INTERVALS = 2000, 1000
-# All with mean 0 and standard deviation 1.
-SHAPES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
-    "Gaussian": lambda rng, shape: rng.normal(size=shape),
-    "exponential": lambda rng, shape: rng.exponential(size=shape) - 1,
-    "two kinds of solution": lambda rng, shape: (rng.random(shape) < 0.2) / 0.4 - 0.5,
+# Number of values, and the skewness found -> values of a mean 0 and a standard deviation 1.
+SHAPES: dict[str, Callable[[np.random.Generator, int, float], np.ndarray]] = {
+    "Gaussian": lambda rng, size, skewness: rng.normal(size=size),
+    "as skewed as found": lambda rng, size, skewness: stats.pearson3.rvs(
+        skewness, size=size, random_state=rng
+    ),
+    "exponential": lambda rng, size, skewness: rng.exponential(size=size) - 1,
+    "two kinds of solution": lambda rng, size, skewness: (rng.random(size) < 0.2) / 0.4 - 0.5,
 }
 
 
@@ -28,12 +32,14 @@ class Case(NamedTuple):
       primary: which family it is in.
       seeds: how many.
       spread: standard deviation over seeds.
+      skewness: of the values that were judged; 0 where there are none.
     """
 
     predicted: Range
     primary: bool
     seeds: int
     spread: float
+    skewness: float = 0.0
 
 
 def simulate(cases: Sequence[Case], families: dict[bool, Family]) -> Iterator[str]:
@@ -49,7 +55,7 @@ def simulate(cases: Sequence[Case], families: dict[bool, Family]) -> Iterator[st
         rng = np.random.default_rng(0)
         wrong = sum(_errs(rng, draw, cases, families) for _ in range(CAMPAIGNS))
         covered = ", ".join(
-            f"{np.mean([_holds_mean(draw(rng, (n,))) for _ in range(INTERVALS)]):.3f} of {n} seeds"
+            f"{_coverage(rng, draw, [case for case in cases if case.seeds == n]):.3f} of {n} seeds"
             for n in numbers
         )
         yield (
@@ -62,7 +68,7 @@ def _errs(rng, draw, cases: Sequence[Case], families: dict[bool, Family]) -> boo
     for number, case in enumerate(cases):
         ends = [end for end in (case.predicted.low, case.predicted.high) if np.isfinite(end)]
         end, family = ends[number % len(ends)], families[case.primary]
-        values = end + case.spread * draw(rng, (case.seeds,))
+        values = end + case.spread * draw(rng, case.seeds, case.skewness)
         # The judge's p is no smaller than Student's, and the first that Holm rejects has to stand
         # Bonferroni's correction.
         error = np.std(values, ddof=1) / math.sqrt(case.seeds)
@@ -79,6 +85,9 @@ def _critical(seeds: int, family: Family) -> float:
     return float(stats.t.isf(family.level / family.tests / 2, seeds - 1))
 
 
-def _holds_mean(values: np.ndarray) -> bool:
-    low, high = interval(values)
-    return low <= 0 <= high
+def _coverage(rng, draw, cases: Sequence[Case]) -> float:
+    held = []
+    for _, case in zip(range(INTERVALS), itertools.cycle(cases)):
+        low, high = interval(draw(rng, case.seeds, case.skewness))
+        held.append(low <= 0 <= high)
+    return float(np.mean(held))

@@ -249,6 +249,14 @@ def test_the_exploratory_judgements_can_be_decided_by_their_number():
         assert 2 * least * family.tests < family.level
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_simulated_values_have_mean_0_and_standard_deviation_1(name):
+    values = SHAPES[name](np.random.default_rng(0), 200_000, -1.5)
+    np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=0.01)
+    if name == "as skewed as found":
+        assert stats.skew(values) == pytest.approx(-1.5, abs=0.05)
+
+
 def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):
     monkeypatch.setattr("experiments.simulation.CAMPAIGNS", 30)
     monkeypatch.setattr("experiments.simulation.INTERVALS", 20)

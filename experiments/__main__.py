@@ -346,11 +346,16 @@ def simulate_judge(
     from experiments.campaign import registered_judgement
     from experiments.registration import read_registered
     from experiments.simulation import Case, simulate
-    from icl_align.running.files import read_json
+    from icl_align.running.files import DamagedFileError, read_json
 
     folder, cases = folder_of(options), []
-    registered, verdicts = read_registered(folder), folder / "report" / "verdicts.json"
-    rows = read_json(verdicts) if verdicts.exists() else []
+    registered = read_registered(folder)
+    try:
+        rows = read_json(folder / "report" / "verdicts.json")
+    except FileNotFoundError:
+        rows = []  # nothing is judged yet
+    except DamagedFileError as error:
+        raise ConfigError("folder", folder, str(error)) from error
     found = {(row["claim"], row["judgement"]): row["skewness"] for row in rows}
     for world, own in every.items():
         for name, claim in own.items():
@@ -358,7 +363,7 @@ def simulate_judge(
                 held = registered_judgement(registered, name, judgement)
                 seeds = held.get("seeds", scales[world].seeds.judged)
                 spread = held.get("spread") or judgement.predicted.resolution
-                skewness = found.get((name, f"{judgement.how}: {judgement.prediction}")) or 0.0
+                skewness = found.get((name, f"{judgement.how}: {judgement.prediction}"))
                 cases.append(Case(judgement.predicted, judgement.primary, seeds, spread, skewness))
     for line in simulate(cases, families_of(every)):
         print(line, flush=True)

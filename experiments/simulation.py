@@ -13,12 +13,11 @@ from experiments.claim import Range
 from experiments.judge import Family, Measured, interval, judge
 
 CAMPAIGNS, INTERVALS = 2000, 1000
+AS_FOUND = "as skewed as found"
 # Number of values, and the skewness found -> values of a mean 0 and a standard deviation 1.
 SHAPES: dict[str, Callable[[np.random.Generator, int, float], np.ndarray]] = {
     "Gaussian": lambda rng, size, skewness: rng.normal(size=size),
-    "as skewed as found": lambda rng, size, skewness: stats.pearson3.rvs(
-        skewness, size=size, random_state=rng
-    ),
+    AS_FOUND: lambda rng, size, skewness: stats.pearson3.rvs(skewness, size=size, random_state=rng),
     "exponential": lambda rng, size, skewness: rng.exponential(size=size) - 1,
     "two kinds of solution": lambda rng, size, skewness: (rng.random(size) < 0.2) / 0.4 - 0.5,
 }
@@ -32,19 +31,20 @@ class Case(NamedTuple):
       primary: which family it is in.
       seeds: how many.
       spread: standard deviation over seeds.
-      skewness: of the values that were judged; 0 where there are none.
+      skewness: of the values that were judged; None where there are none, which counts as 0.
     """
 
     predicted: Range
     primary: bool
     seeds: int
     spread: float
-    skewness: float = 0.0
+    skewness: float | None = None
 
 
 def simulate(cases: Sequence[Case], families: dict[bool, Family]) -> Iterator[str]:
     """A line for each shape: in how many campaigns any verdict is wrong where every effect lies on
-    an end of its range, and how often an interval holds the mean.
+    an end of its range, and how often an interval holds the mean. Nothing is as skewed as found
+    where no case has a skewness.
 
     Args:
       cases: all judgements.
@@ -52,6 +52,8 @@ def simulate(cases: Sequence[Case], families: dict[bool, Family]) -> Iterator[st
     """
     numbers = sorted({case.seeds for case in cases})
     for name, draw in SHAPES.items():
+        if name == AS_FOUND and all(case.skewness is None for case in cases):
+            continue
         rng = np.random.default_rng(0)
         wrong = sum(_errs(rng, draw, cases, families) for _ in range(CAMPAIGNS))
         covered = ", ".join(
@@ -68,7 +70,7 @@ def _errs(rng, draw, cases: Sequence[Case], families: dict[bool, Family]) -> boo
     for number, case in enumerate(cases):
         ends = [end for end in (case.predicted.low, case.predicted.high) if np.isfinite(end)]
         end, family = ends[number % len(ends)], families[case.primary]
-        values = end + case.spread * draw(rng, case.seeds, case.skewness)
+        values = end + case.spread * draw(rng, case.seeds, case.skewness or 0.0)
         # The judge's p is no smaller than Student's, and the first that Holm rejects has to stand
         # Bonferroni's correction.
         error = np.std(values, ddof=1) / math.sqrt(case.seeds)
@@ -87,7 +89,7 @@ def _critical(seeds: int, family: Family) -> float:
 
 def _coverage(rng, draw, cases: Sequence[Case]) -> float:
     held = []
-    for _, case in zip(range(INTERVALS), itertools.cycle(cases)):
-        low, high = interval(draw(rng, case.seeds, case.skewness))
+    for case in itertools.islice(itertools.cycle(cases), INTERVALS):
+        low, high = interval(draw(rng, case.seeds, case.skewness or 0.0))
         held.append(low <= 0 <= high)
     return float(np.mean(held))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from experiments.__main__ import CampaignOptions, load_all, simulate_judge
 from experiments.campaign import families
 from experiments.claim import Range, above, below, within
 from experiments.judge import (
@@ -22,8 +23,10 @@ from experiments.judge import (
     studentized,
 )
 from experiments.power import NUMBERS, needed_seeds, power
-from experiments.simulation import SHAPES, Case, simulate
+from experiments.simulation import AS_FOUND, SHAPES, Case, simulate
 from experiments.studies import studies
+from icl_align.config import ConfigError
+from icl_align.running.files import write_json
 
 OPPOSITE = {"supported": "contradicted", "contradicted": "supported"}
 
@@ -253,8 +256,33 @@ def test_the_exploratory_judgements_can_be_decided_by_their_number():
 def test_simulated_values_have_mean_0_and_standard_deviation_1(name):
     values = SHAPES[name](np.random.default_rng(0), 200_000, -1.5)
     np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=0.01)
-    if name == "as skewed as found":
-        assert stats.skew(values) == pytest.approx(-1.5, abs=0.05)
+
+
+@pytest.mark.parametrize("skewness", [-1.5, 0.0, 2.0])
+def test_values_as_skewed_as_found_have_that_skewness(skewness):
+    values = SHAPES[AS_FOUND](np.random.default_rng(0), 200_000, skewness)
+    assert stats.skew(values) == pytest.approx(skewness, abs=0.1)
+
+
+def test_the_simulation_of_a_folder_meets_the_skewness_of_its_report(tmp_path, monkeypatch):
+    options = CampaignOptions(folder=str(tmp_path))
+    scales = options.scales()
+    every = load_all(scales)
+    name, claim = next(iter(every["dialogue"].items()))
+    one = claim.judgements[0]
+    row = {"claim": name, "judgement": f"{one.how}: {one.prediction}", "skewness": 1.5}
+    cases = []
+    monkeypatch.setattr("experiments.simulation.simulate", lambda own, _: cases.extend(own) or [])
+    simulate_judge(every, scales, options)
+    assert {case.skewness for case in cases} == {None}
+    cases.clear()
+    (tmp_path / "report").mkdir()
+    write_json(tmp_path / "report" / "verdicts.json", [row])
+    simulate_judge(every, scales, options)
+    assert [case.skewness for case in cases if case.skewness is not None] == [1.5]
+    (tmp_path / "report" / "verdicts.json").write_text("[{")
+    with pytest.raises(ConfigError, match=r"verdicts\.json"):
+        simulate_judge(every, scales, options)
 
 
 def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):
@@ -263,9 +291,13 @@ def test_a_simulation_says_how_often_the_judge_errs(monkeypatch):
     cases = [Case(above(0.04), True, 8, 0.1), Case(within(0.04), False, 12, 0.03)] * 2
     families = {True: Family(0.04, 2), False: Family(0.01, 2)}
     lines = list(simulate(cases, families))
-    assert [line.partition(":")[0] for line in lines] == list(SHAPES)
+    assert [line.partition(":")[0] for line in lines] == [
+        name for name in SHAPES if name != AS_FOUND
+    ]
     assert all("a wrong verdict among 4 in 0.0" in line for line in lines[:1])
     assert all("of 8 seeds" in line and "of 12 seeds" in line for line in lines)
+    skewed = [case._replace(skewness=1.5) for case in cases]
+    assert [line.partition(":")[0] for line in simulate(skewed, families)] == list(SHAPES)
     # One that corrects for nothing errs as often as 95% intervals of four effects do.
     careless = {True: Family(1.0, 1), False: Family(1.0, 1)}
     [line] = list(simulate(cases, careless))[:1]

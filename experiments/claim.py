@@ -269,6 +269,8 @@ class Claim:
         are others.
       moved_by: name -> overrides of all arms of the primary judgement, under which its effect is
         shown too.
+      course: label -> the effect whose course along the axis the report says in numbers: first,
+        last, and where it settles.
       paper: the one of PAPERS whose folder it lies in; `load_claim` knows.
     """
 
@@ -277,6 +279,7 @@ class Claim:
     judgements: tuple[Judgement, ...]
     figure: dict[str, Effect]
     moved_by: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    course: dict[str, Effect] = dataclasses.field(default_factory=dict)
     paper: str = ""
 
     def __post_init__(self) -> None:
@@ -287,10 +290,10 @@ class Claim:
             raise ValueError(f"{self.sentence}: one judgement is primary")
 
     def readings(self) -> list[tuple[str, Reading | StudyReading]]:
-        """(how, reading) of everything that is judged or drawn."""
+        """(how, reading) of everything that is judged, drawn or said."""
         judged = [(j.how, reading) for j in self.judgements for _, reading in j.effect.terms]
-        drawn = [("controlled", r) for effect in self.figure.values() for _, r in effect.terms]
-        return judged + drawn
+        shown = [*self.figure.values(), *self.course.values()]
+        return judged + [("controlled", r) for effect in shown for _, r in effect.terms]
 
 
 def load_claim(papers: dict[str, tuple[str, ...]], name: str, scale: Scale) -> Claim:

@@ -32,10 +32,12 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from experiments.claim import Range
+from icl_align.statistics import rounds_to_convergence
 
 PRIMARY_LEVEL, EXPLORATORY_LEVEL = 0.04, 0.01
 LEAST_SEEDS = 8  # of fewer the bootstrap, with samples of one value, has no small p
 RESAMPLES = 39_999
+COURSES = 3_999  # resampled, for where they settle
 ROUNDING = 1e-12
 
 Values = Float[np.ndarray, " seeds"]
@@ -85,6 +87,16 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
         ends = np.quantile(studentized(values), [tail, 1 - tail], method="nearest")
         low, high = ends if np.all(np.isfinite(ends)) else (low, high)
     return mean - float(high) * error, mean - float(low) * error
+
+
+def settling(curves: Float[np.ndarray, "seeds t"]) -> tuple[int, int, int]:
+    """Place from which the mean over seeds stays near its last (`rounds_to_convergence`), and the
+    ends of 95% of bootstrap samples.
+    """
+    [settled] = rounds_to_convergence(curves.mean(axis=0, keepdims=True))
+    of_samples = rounds_to_convergence(curves[_draws(len(curves))[:COURSES]].mean(axis=1))
+    low, high = np.quantile(of_samples, [0.025, 0.975], method="nearest")
+    return int(settled), int(low), int(high)
 
 
 def _one_sided(values: Values, bound: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from flax import nnx
 from experiments.campaign import JUDGED, PILOT, Campaign
 from experiments.claim import PAPERS, Arm, Claim
 from experiments.figures import claim_figure, verdicts_figure
-from experiments.judge import LEAST_SEEDS, interval
+from experiments.judge import LEAST_SEEDS, interval, settling
 from experiments.page import page_of
 from experiments.power import NUMBERS, WANTED
 from experiments.registration import is_late
@@ -26,6 +26,7 @@ from icl_align.config import Config, WandbConfig, differences, setting
 from icl_align.running.files import DamagedFileError, read_json, save_figure, write_json
 from icl_align.running.tracking import log_verdicts
 from icl_align.running.training import build_network
+from icl_align.statistics import CONVERGED_WITHIN
 from icl_align.transformer import num_parameters
 
 SKEWED = 1.0  # half of what exponential values have, for which Student's test errs
@@ -165,6 +166,7 @@ def claim_section(found: list[Judged]) -> list[str]:
         _registration(found),
         "\n".join(reasons),
         f"![{name}: curves, and each judged effect with its seeds]({name}.png)",
+        *_course(found),
         *_moved(found),
         _arms_table(campaign, claim),
     ]
@@ -201,6 +203,35 @@ def _skew_said(one: Judged) -> str:
     if skew is None or abs(skew) < SKEWED:
         return ""
     return f" The values are skewed ({skew:.1f}): more seeds would make the verdict safer."
+
+
+def _course(found: list[Judged]) -> list[str]:
+    """How curves of a claim go: first, last, and from where on they stay."""
+    claim, campaign = found[0].claim, found[0].campaign
+    places = campaign.axis()
+    if not claim.course or not places:
+        return []
+    lines = [
+        f"| course | {places[0]} | {places[-1]} | change | settled | of samples |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for label, effect in claim.course.items():
+        found_at = [campaign.values("controlled", effect.moved_to(at)) for at in places]
+        if any(values is None or not np.all(np.isfinite(values)) for values in found_at):
+            lines.append(f"| {label} | missing or diverged | | | | |")
+            continue
+        curves = np.stack(found_at, axis=-1)
+        first, last = (_cell(np.mean(one), *interval(one)) for one in curves.T[[0, -1]])
+        change = curves[:, -1] - curves[:, 0]
+        settled, low, high = (places[int(at)] for at in settling(curves))
+        cells = label, first, last, _cell(np.mean(change), *interval(change))
+        lines.append(f"| {' | '.join(cells)} | {settled} | {low} to {high} |")
+    said = (
+        f"How it goes, {campaign.base.measures.axis_label} {places[0]} to {places[-1]}. It has "
+        f"settled where the mean over seeds stays within {CONVERGED_WITHIN:g} of its last "
+        f"({places[-1]}: not before the end); so of 95% of bootstrap samples of the seeds."
+    )
+    return [said, "\n".join(lines)]
 
 
 def _moved(found: list[Judged]) -> list[str]:

@@ -91,7 +91,8 @@ def claim(*effects):
         for n, effect in enumerate(effects)
     )
     figure = {"full": regret(FULL), "one": regret(ONE)}
-    return Claim("A claim.", "ours", judgements, figure, paper="wang2024")
+    course = {"full, by attempts": regret(FULL)}
+    return Claim("A claim.", "ours", judgements, figure, course=course, paper="wang2024")
 
 
 def campaign(folder, *effects, scale=TINY, **claims):
@@ -454,6 +455,23 @@ def test_the_report_is_whole_and_needs_no_network(finished):
     for word in ("jax 0", "7 to 9", "3 to 4", "parameters", "minutes of jobs", "the command",
                  "registered.json", read_registered(folder)["heads"]["hash"]):  # fmt: skip
         assert word in text, word
+
+
+def test_the_report_says_where_a_course_begins_ends_and_settles(finished):
+    folder, effects = finished
+    text, _, _ = reported(folder, *effects)
+    found = campaign(folder, *effects)
+    first, last = found.axis()[0], found.axis()[-1]
+    at_first, at_last = (
+        found.values("controlled", regret(FULL, attempts=n)) for n in (first, last)
+    )
+    cells = next(line for line in text.splitlines() if line.startswith("| full, by attempts"))
+    for cell, values in zip(
+        cells.split(" | ")[1:4], (at_first, at_last, at_last - at_first), strict=True
+    ):
+        assert float(cell.split()[0]) == pytest.approx(values.mean(), abs=6e-4)
+    settled, samples = cells.removesuffix(" |").split(" | ")[4:]
+    assert all(int(n) in found.axis() for n in (settled, *samples.split(" to ")))
 
 
 def test_what_was_judged_is_computed_anew_from_the_runs(finished):

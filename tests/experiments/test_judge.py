@@ -20,6 +20,7 @@ from experiments.judge import (
     interval,
     judge,
     p_values,
+    settling,
     studentized,
 )
 from experiments.power import NUMBERS, needed_seeds, power
@@ -186,6 +187,15 @@ def test_the_interval_of_a_few_is_students(seeds):
     values = sample(1.0, 1.0, seeds=seeds)
     half = stats.t.isf(0.025, seeds - 1) / math.sqrt(seeds)
     assert interval(values) == pytest.approx((1 - half, 1 + half))
+
+
+def test_a_course_settles_where_the_mean_over_seeds_stays_near_its_last():
+    up_to_3 = np.minimum(np.arange(8), 3) * 0.1
+    assert settling(np.stack([up_to_3 - 0.2, up_to_3 + 0.2])) == (3, 3, 3)
+    # Of two that settle at 1 and at 6 the mean does so with the later; samples may hold one alone.
+    early, late = np.minimum(np.arange(8), 1) * 0.1, np.minimum(np.arange(8), 6) * 0.1
+    assert settling(np.stack([early, late])) == (6, 1, 6)
+    assert settling(np.arange(16.0).reshape(2, 8))[0] == 7  # it never does
 
 
 # ------------------------------------------------------------------------------------------- power

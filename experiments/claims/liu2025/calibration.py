@@ -11,6 +11,12 @@ def claim(scale: Scale) -> Claim:
     with every answer that gets surer and righter. The test is a kind whose views are noisy.
     """
     base, noisy = Arm(tuned=False), Arm(("task=visual_question",), tuned=False)
+    figure = {
+        "noisy views, careful": reading(noisy, ERROR),
+        "noisy views, none": reading(noisy, ERROR, "none"),
+        "careful": reading(base, ERROR),
+        "none": reading(base, ERROR, "none"),
+    }
     return Claim(
         sentence="Careful instructions lower the calibration error.",
         place="Liu et al. (2025), section 4",
@@ -41,10 +47,6 @@ def claim(scale: Scale) -> Claim:
                 primary=True,
             ),
         ),
-        figure={
-            "noisy views, careful": reading(noisy, ERROR),
-            "noisy views, none": reading(noisy, ERROR, "none"),
-            "careful": reading(base, ERROR),
-            "none": reading(base, ERROR, "none"),
-        },
+        figure=figure,
+        course=figure,
     )

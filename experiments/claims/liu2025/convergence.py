@@ -19,6 +19,12 @@ def claim(scale: Scale) -> Claim:
     def slows(at) -> Effect:
         return at(2) - at(0) - at(LAST) + at(LAST - 2)
 
+    figure = {
+        "careful": reading(base, "accuracy"),
+        "none": reading(base, "accuracy", "none"),
+        "careful, exact reader": reading(base, "accuracy", reader="exact"),
+    }
+    ignoring = reading(base, "accuracy", reader="exact_own_answers_ignored")
     return Claim(
         sentence="Told to be careful round by round, a model improves and then stays.",
         place="Liu et al. (2025), abstract and section 3",
@@ -55,9 +61,10 @@ def claim(scale: Scale) -> Claim:
                 primary=True,
             ),
         ),
-        figure={
-            "careful": reading(base, "accuracy"),
-            "none": reading(base, "accuracy", "none"),
-            "careful, exact reader": reading(base, "accuracy", reader="exact"),
+        figure=figure,
+        course={
+            **figure,
+            "careful, exact reader that ignores its own answers": ignoring,
+            "careful less none": beyond_none(base, "accuracy"),
         },
     )

@@ -1,10 +1,16 @@
 """Answers to questions settle before texts do."""
 
 from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above, within
-from experiments.dialogue import ACCURACY_THAT_COUNTS, beyond_none
+from experiments.dialogue import ACCURACY_THAT_COUNTS, beyond_none, reading
 
 QUESTIONS = ("jailbreak_verdict", "visual_question")
 TEXTS = ("detoxification", "commonsense_generation")
+COURSES = {
+    "careful": ("careful", "language_model"),
+    "none": ("none", "language_model"),
+    "careful, exact reader": ("careful", "exact"),
+    "careful, exact reader that ignores its own answers": ("careful", "exact_own_answers_ignored"),
+}
 
 
 def after_first(arm: Arm) -> Effect:
@@ -50,4 +56,9 @@ def claim(scale: Scale) -> Claim:
         place="Liu et al. (2025), section 3",
         judgements=(*settled, *later, more),
         figure={kind: beyond_none(arm, "accuracy") for kind, arm in arms.items()},
+        course={
+            f"{kind}, {label}": reading(arm, "accuracy", plan, reader=reader)
+            for kind, arm in arms.items()
+            for label, (plan, reader) in COURSES.items()
+        },
     )

@@ -11,6 +11,11 @@ from experiments.dialogue import (
 def claim(scale: Scale) -> Claim:
     """Answers are kept under every plan, so only the difference to neutral instructions counts."""
     base = Arm()
+    figure = {
+        "careful": reading(base, "uncertainty"),
+        "none": reading(base, "uncertainty", "none"),
+        "careful, exact reader": reading(base, "uncertainty", reader="exact"),
+    }
     return Claim(
         sentence="Careful instructions lower the uncertainty.",
         place="Liu et al. (2025), section 4",
@@ -29,9 +34,6 @@ def claim(scale: Scale) -> Claim:
                 primary=True,
             ),
         ),
-        figure={
-            "careful": reading(base, "uncertainty"),
-            "none": reading(base, "uncertainty", "none"),
-            "careful, exact reader": reading(base, "uncertainty", reader="exact"),
-        },
+        figure=figure,
+        course=figure,
     )

@@ -10,6 +10,11 @@ def claim(scale: Scale) -> Claim:
     does it would be a fault of its own. Rounds count from 0, the first answer.
     """
     arm = Arm(("task=visual_question",), tuned=False)
+    figure = {
+        "careful": reading(arm, "accuracy"),
+        "none": reading(arm, "accuracy", "none"),
+        "careful, exact reader": reading(arm, "accuracy", reader="exact"),
+    }
     return Claim(
         sentence="Visual question answering improves until round 2, and then drops.",
         place="Liu et al. (2025), section 3",
@@ -36,9 +41,13 @@ def claim(scale: Scale) -> Claim:
                 of_untrained=True,
             ),
         ),
-        figure={
-            "careful": reading(arm, "accuracy"),
-            "none": reading(arm, "accuracy", "none"),
-            "careful, exact reader": reading(arm, "accuracy", reader="exact"),
+        figure=figure,
+        course={
+            **figure,
+            "careful, confidence": reading(arm, "confidence"),
+            "careful, calibration error, corrected": reading(arm, "calibration_error_corrected"),
+            "none, calibration error, corrected": reading(
+                arm, "calibration_error_corrected", "none"
+            ),
         },
     )

@@ -272,12 +272,12 @@ def run_campaigns(
                 failed += lost
                 if lost or not jobs:
                     break
-        page = write_report(
-            campaigns_of(names, every, scales, options),
-            options.wandb,
-            command,
-            options.figure_format,
-        )
+        found = campaigns_of(names, every, scales, options)
+        if not all(campaign.is_piloted for campaign in found.values()):
+            # What was judged before stays so where the pilot of a claim newly named has failed.
+            before = campaigns_of((), every, scales, options)
+            found |= {world: own for world, own in before.items() if not found[world].is_piloted}
+        page = write_report(found, options.wandb, command, options.figure_format)
     print(f"report: {page}")
     if failed:
         sys.stderr.write(
@@ -323,6 +323,9 @@ def check_report(
         raise ConfigError("folder", folder, "holds no report; run some claims first") from None
     except DamagedFileError as error:
         raise ConfigError("folder", folder, str(error)) from error
+    if options.scale != held.get("scale", options.scale):
+        reason = f"{folder} is a campaign of {setting('scale', held['scale'])}"
+        raise ConfigError("scale", options.scale, reason)
     default = CampaignOptions()
     for name in SEED_OPTIONS:
         if getattr(options, name) == getattr(default, name):

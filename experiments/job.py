@@ -1,6 +1,6 @@
 """One job of a campaign, in a process of its own: trains its runs together and evaluates them.
 
-python -m experiments.job FILE PARENT: FILE is written by `experiments.campaign.Job`, PARENT is the
+python -m experiments.job FILE PARENT: FILE is written by `experiments.runs.Job`, PARENT is the
 process that starts this one.
 """
 

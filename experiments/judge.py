@@ -200,7 +200,7 @@ def _finding(
             1.0,
             1.0,
             "undecided",
-            "a seed of one of the runs diverged, or has nothing there",
+            "a seed of one of the runs diverged, or gave no such number",
         )
     mean, (low, high) = float(np.mean(values)), interval(values)
     numbers = (mean, low, high, p, corrected)
@@ -208,7 +208,7 @@ def _finding(
         reason = f"{len(values)} seeds are fewer than {LEAST_SEEDS}"
         return Finding(*numbers, "undecided", reason)
     if np.ptp(values) == 0:
-        return Finding(*numbers, "undecided", "all seeds gave the same number: is it one run?")
+        return Finding(*numbers, "undecided", "all seeds gave the same number")
     if not effect.learned:
         return Finding(*numbers, "undecided", "none of the compared runs has learned")
     inside = predicted.low < low and high < predicted.high
@@ -218,7 +218,10 @@ def _finding(
         return Finding(*numbers, "undecided", f"the interval holds {crossed:g}")
     agreed = pair[0] < pair[1] if inside else pair[1] < pair[0]
     if corrected >= family.level or not agreed:
-        reason = f"p = {p:.2g}, {corrected:.2g} when corrected for {family.tests} judgements"
+        reason = (
+            f"p = {p:.2g}, corrected for {family.tests} judgements {corrected:.3g}, "
+            f"not below {family.level:g}"
+        )
         return Finding(*numbers, "undecided", reason)
     if inside:
         return Finding(*numbers, "supported", f"all of the interval is {predicted}")

@@ -62,12 +62,21 @@ def _registration(campaign: Campaign, claim: Claim) -> dict[str, Any]:
     }
 
 
-def registration_of(campaign: Campaign, judgement: Judgement) -> dict[str, Any]:
-    """What is written down of a judgement."""
+def registration_of(
+    campaign: Campaign, judgement: Judgement, most_seeds: int | None = None
+) -> dict[str, Any]:
+    """What is written down of a judgement.
+
+    Args:
+      campaign: whose pilot is finished.
+      judgement: which.
+      most_seeds: of a run that has more, because another claim asks for them; None is all.
+    """
     predicted, family = judgement.predicted, campaign.families[judgement.primary]
     arms = dict.fromkeys(reading.arm for _, reading in judgement.effect.terms)
     runs = [campaign.places[campaign.judged_place(judgement.how, arm)] for arm in arms]
     seeds, spread = min(run.config.num_seeds for run in runs), campaign.spread(judgement)
+    seeds = min(seeds, most_seeds or seeds)
     return {
         "how": judgement.how,
         "prediction": judgement.prediction,

@@ -7,19 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from experiments.claim import Range
 from experiments.judge import Family, Measured, interval, judge
 
 CAMPAIGNS, INTERVALS = 2000, 1000
+WITHIN = 0.1  # spread of either kind, as a share of the distance between them
+
+
+def _two_kinds(rng: np.random.Generator, size: int, share: float) -> Float[np.ndarray, " size"]:
+    """Values in two groups, of which one has a share; of a mean 0 and a standard deviation 1."""
+    values = (rng.random(size) < share) - share + WITHIN * rng.normal(size=size)
+    return values / math.sqrt(share * (1 - share) + WITHIN**2)
+
+
 AS_FOUND = "as skewed as found"
 # Number of values, and the skewness found -> values of a mean 0 and a standard deviation 1.
 SHAPES: dict[str, Callable[[np.random.Generator, int, float], np.ndarray]] = {
     "Gaussian": lambda rng, size, skewness: rng.normal(size=size),
     AS_FOUND: lambda rng, size, skewness: stats.pearson3.rvs(skewness, size=size, random_state=rng),
     "exponential": lambda rng, size, skewness: rng.exponential(size=size) - 1,
-    "two kinds of solution": lambda rng, size, skewness: (rng.random(size) < 0.2) / 0.4 - 0.5,
+    "one in five of another kind": lambda rng, size, skewness: _two_kinds(rng, size, 0.2),
+    "one in ten of another kind": lambda rng, size, skewness: _two_kinds(rng, size, 0.1),
 }
 
 

@@ -39,7 +39,7 @@ def judged(campaigns: dict[str, Campaign]) -> list[Judged]:
         for name, claim in campaign.claims.items()
         for judgement in claim.judgements
     ]
-    values = [campaign.values(one.how, one.effect) for _, _, one, campaign in every]
+    values = [_registered_values(campaign, name, one) for name, _, one, campaign in every]
     findings: dict[int, Finding] = {}
     for primary, family in families.items():
         places = [n for n, (_, _, one, _) in enumerate(every) if one.primary == primary]
@@ -49,6 +49,13 @@ def judged(campaigns: dict[str, Campaign]) -> list[Judged]:
         Judged(*every[n], values[n], _unless_too_small(every[n][3], findings[n]))
         for n in range(len(every))
     ]
+
+
+def _registered_values(campaign: Campaign, name: str, judgement: Judgement) -> np.ndarray | None:
+    """Of the seeds that were registered, though another claim may have added some to a run."""
+    values = campaign.values(judgement.how, judgement.effect)
+    seeds = campaign.registered_as(name, judgement).get("seeds")
+    return values if values is None else values[:seeds]
 
 
 def _measured(values: np.ndarray | None, judgement: Judgement, campaign: Campaign) -> Measured:
@@ -68,7 +75,7 @@ def verdict_rows(found: list[Judged]) -> list[dict[str, Any]]:
 
 
 def is_changed(one: Judged) -> bool:
-    """Whether a registered claim is another one now, or judged at other learning rates."""
+    """Whether a registered claim is another one now, at other rates, or in other families."""
     about = one.campaign.registered.get(one.name)
     if about is None:
         return False
@@ -77,7 +84,9 @@ def is_changed(one: Judged) -> bool:
         str(reading.arm): one.campaign.chosen_rate(how, reading.arm)
         for _, reading in one.judgement.effect.terms
     }
+    families = [one.campaign.families[primary]._asdict() for primary in (True, False)]
     is_other = about["hash"] != digest_of(one.campaign, one.claim)
+    is_other |= [about["primary"], about["exploratory"]] != families
     return is_other or held.get("learning_rates", rates) != rates
 
 
@@ -153,7 +162,7 @@ def differences_from(path: Path, campaigns: dict[str, Campaign]) -> list[str]:
         for name, claim in known.items():
             for judgement in claim.judgements:
                 said = campaign.registered_as(name, judgement)
-                again = registration_of(campaign, judgement)
+                again = registration_of(campaign, judgement, said.get("seeds"))
                 where = f"{name}, {judgement.how}: {judgement.prediction}, as registered"
                 lines += _differing(where, said, again, "the pilot gives")
     return lines

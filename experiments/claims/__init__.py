@@ -1,1 +1,1 @@
-"""The claims of the alignment world: one module each, with `claim(scale) -> Claim`."""
+"""The claims of each paper: one module each, with `claim(scale) -> Claim`."""

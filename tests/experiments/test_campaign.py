@@ -5,6 +5,7 @@ import signal
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from experiments import alignment
 from experiments import job as job_module
-from experiments.__main__ import CampaignOptions, keep_seeds
+from experiments.__main__ import CampaignOptions, check_report, keep_seeds, run_campaigns
 from experiments.alignment import (
     LEARNED,
     AlignmentScale,
@@ -22,7 +23,7 @@ from experiments.alignment import (
     refinement_error,
     regret,
 )
-from experiments.campaign import PILOT, Campaign, Place, families
+from experiments.campaign import JUDGED, PILOT, Campaign, Place, families
 from experiments.claim import (
     Arm,
     Claim,
@@ -35,12 +36,13 @@ from experiments.claim import (
 )
 from experiments.dialogue import success
 from experiments.engine import run_job
+from experiments.judge import Family
 from experiments.pack import pack
 from experiments.page import page_of
 from experiments.registration import is_late, read_registered, register
 from experiments.report import write_report
 from experiments.runs import CONFIG, Run, identity, read
-from experiments.verdicts import differences_from
+from experiments.verdicts import differences_from, is_changed, judged
 from icl_align.attack import ASKED, NotLearnedRunError
 from icl_align.config import ConfigError, WandbConfig
 from icl_align.running.checkpoints import newest_state
@@ -590,6 +592,63 @@ def test_a_scale_that_cannot_judge_says_so_and_judges_nothing(finished):
     text, _, rows = reported(folder, *effects, scale=dataclasses.replace(TINY, judges=False))
     assert "**This scale judges nothing.**" in text
     assert {row["reason"] for row in rows} == {"runs of this scale judge nothing"}
+
+
+def test_seeds_that_another_claim_adds_are_not_judged(finished, monkeypatch):
+    folder, effects = finished
+    before = judged({"alignment": campaign(folder, *effects)})
+    found = campaign(folder, *effects)
+    values, more = found.values, np.array([100.0, 200.0])
+
+    def of_more_seeds(how, effect, stage=JUDGED):
+        own = values(how, effect, stage)
+        return np.append(own, more) if stage == JUDGED else own
+
+    monkeypatch.setattr(found, "values", of_more_seeds)
+    for one, other in zip(before, judged({"alignment": found}), strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_a_registered_claim_is_another_one_among_more_judgements(finished):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    assert not any(map(is_changed, judged({"alignment": found})))
+    more = {True: found.families[True], False: Family(0.01, 50)}
+    found = Campaign(found.claims, TINY, folder, OFF, more, read_registered(folder))
+    assert all(map(is_changed, judged({"alignment": found})))
+
+
+def test_a_new_claim_whose_pilot_fails_leaves_the_others_judged(tmp_path, monkeypatch):
+    new, old, kept = (
+        SimpleNamespace(is_piloted=p, missing_jobs=lambda *_: ["job"]) for p in (0, 1, 1)
+    )
+    found = {"alignment": new, "dialogue": old}
+    reported = []
+
+    def campaigns_of(names, *_):
+        return dict(found) if names else {"alignment": kept}
+
+    def write(campaigns, *_):
+        reported.append(campaigns)
+        return tmp_path / "index.html"
+
+    monkeypatch.setattr("experiments.__main__.campaigns_of", campaigns_of)
+    monkeypatch.setattr("experiments.engine.run_jobs", lambda *_: ["job"])
+    monkeypatch.setattr("experiments.report.write_report", write)
+    options = CampaignOptions(scale="smoke", folder=str(tmp_path), wandb=OFF)
+    every = {"alignment": {"heads": claim(regret(ONE, **AT))}}
+    status = run_campaigns(("heads",), every, {}, options, "", None)
+    assert status == 1
+    assert reported == [{"alignment": kept, "dialogue": old}]
+
+
+def test_what_is_checked_is_of_the_folders_scale(tmp_path):
+    write_json(tmp_path / "seeds.json", {"scale": "smoke"})
+    (tmp_path / "report").mkdir()
+    write_json(tmp_path / "report" / "verdicts.json", [])
+    options = CampaignOptions(scale="small", folder=str(tmp_path))
+    with pytest.raises(ConfigError, match="is a campaign of scale=smoke"):
+        check_report({}, {}, options)
 
 
 def test_a_missing_run_is_said_and_does_not_stop_the_report(tmp_path):

@@ -8,8 +8,8 @@ from experiments.alignment import SCALES, regret
 from experiments.campaign import Campaign, families
 from experiments.claim import PAPERS, Arm, Range, StudyReading, above, below, within
 from experiments.dialogue import LAST
-from experiments.report import parameters_of
 from experiments.runs import Run
+from experiments.sections import parameters_of
 from experiments.studies import studies
 from icl_align.config import WandbConfig, differences
 from icl_align.running.compose import compose_config

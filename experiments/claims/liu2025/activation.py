@@ -4,6 +4,7 @@ from experiments.claim import Arm, Claim, Effect, Judgement, Scale, above
 from experiments.dialogue import (
     ACTIVATION_THAT_COUNTS,
     LAST,
+    PLANS,
     explained,
     inside,
     reading,
@@ -16,9 +17,9 @@ LABELS = {"reading": "what the probe reads (log-odds)", "cosine": "cosine with t
 
 
 def claim(scale: Scale) -> Claim:
-    """What a held-out probe of the last layer reads, and the published cosine; drawn are the
-    log-odds that explain the answers best. States are read at the instruction, and whoever sees
-    that one alone reads it too: so the probe has to tell an earlier one, at one that is neutral.
+    """What a held-out probe of the last layer reads, and the published cosine. States are read at
+    the instruction, and whoever sees that one alone reads it too: so the probe has to tell an
+    earlier one, at one that is neutral.
     """
     base = Arm()
 
@@ -65,9 +66,12 @@ def claim(scale: Scale) -> Claim:
                 above(EXPLAINED_THAT_COUNTS),
             ),
         ),
-        figure={
-            "careful": reading(base, "activation"),
-            "none": reading(base, "activation", "none"),
-            "careful, exact reader": reading(base, "activation", reader="exact"),
+        figure={},
+        course={
+            f"{plan}, log-odds that explain the answers best{words}": reading(
+                base, "activation", plan, reader=reader
+            )
+            for words, reader in (("", "language_model"), (", exact reader", "exact"))
+            for plan in PLANS
         },
     )

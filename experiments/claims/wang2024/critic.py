@@ -48,8 +48,6 @@ def claim(scale: DialogueScale) -> Claim:
             ),
         ),
         figure={
-            "critic right in 0.95": gain(base, "careful", given(0.95)),
-            "in 0.6": gain(base, "careful", given(0.6)),
             "own checks, trained with 0.95": gain(able, "careful", SELF),
             "own checks, trained with 0.6": gain(poor, "careful", SELF),
         },

@@ -91,6 +91,10 @@ def check_module(module, arguments):
         from benchmarks.__main__ import BenchmarkOptions
 
         read_options(BenchmarkOptions, options)
+    elif module == "experiments.readings":
+        from experiments.__main__ import CampaignOptions
+
+        read_options(CampaignOptions, options)
     elif module == "experiments":
         from experiments.__main__ import COMMANDS, CampaignOptions, check_names, load_all
 

@@ -8,6 +8,7 @@ import pytest
 from experiments import dialogue
 from experiments.claim import Arm, StudyReading
 from experiments.claims.liu2025.steering import MINUS, PLUS, steered
+from experiments.readings import checks, concept, guessed_checks, instructions, kinds
 from experiments.runs import Run, read
 from icl_align.dialogue.concept.steering import DOSES
 from icl_align.running.compose import compose_config
@@ -34,6 +35,21 @@ def test_everything_that_is_read_of_a_study_is_there_once_a_seed(studied):
     for reading in of_study:
         values = read(studied, dataclasses.replace(reading, arm=Arm(), under=()))
         assert values.shape == (2,), reading
+
+
+def test_what_is_read_beside_the_judged_is_there_once_a_seed(studied):
+    scales = {"dialogue": dialogue.SCALES["small"]}
+    sections = (instructions(), guessed_checks(), concept(), kinds(), checks(scales))
+    labelled = [pair for section in sections for pair in section]
+    assert len(labelled) == len({label for label, _ in labelled})
+    plans = {"none", "careful", "once"}  # of the run
+    for label, effect in labelled:
+        for _, of in effect.terms:
+            if isinstance(of, StudyReading) and of.of_attack:
+                continue
+            if isinstance(of, StudyReading) or of.condition in plans:
+                values = read(studied, dataclasses.replace(of, arm=Arm(), under=()))
+                assert values.shape == (2,), label
 
 
 def test_steering_is_read_one_dose_along_and_one_against(studied):

@@ -1,6 +1,6 @@
-"""Readings of the dialogues' runs that the page "What was found" gives beside the judged ones.
+"""Readings of a campaign of dialogues beside the judged ones: what the page "What was found" gives.
 
-    python docs/readings.py campaigns/small
+python -m experiments.readings scale=small
 
 Each is a mean over seeds with the judge's 95% interval; nothing here is judged. Unless a kind is
 named it is of the default kind at the best rate.
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments import dialogue
-from experiments.__main__ import CampaignOptions, campaigns_of, load_all
+from experiments.__main__ import SEEDS_FILE, CampaignOptions, campaigns_of, folder_of, load_all
 from experiments.campaign import Campaign
-from experiments.claim import Arm, Effect
+from experiments.claim import Arm, Effect, Scale
 from experiments.claims.liu2025.dialogue_controls import CHECKED_AT_RANDOM
 from experiments.claims.liu2025.kinds import QUESTIONS, TEXTS
 from experiments.claims.liu2025.steering import MINUS, PLUS, steered
@@ -24,15 +24,18 @@ from experiments.claims.wang2024.self_check import ATTACKS, DEFENCES
 from experiments.dialogue import (
     LAST,
     PLANS,
-    SCALES,
     beyond_none,
     explained,
     reading,
     success,
 )
 from experiments.judge import interval
+from icl_align.config import ConfigError
 from icl_align.dialogue.concept.study import HAZARDS
 from icl_align.dialogue.options import Options
+from icl_align.running.command import begin, show
+from icl_align.running.compose import read_options
+from icl_align.running.errors import one_line_errors
 
 inside = functools.partial(dialogue.inside, label="")
 READERS = ("language_model", "exact", "exact_own_answers_ignored")
@@ -141,7 +144,7 @@ def kinds() -> Iterator[Labelled]:
             yield f"first answer, {label}, confidence less accuracy, {reader}", sure - right
 
 
-def checks() -> Iterator[Labelled]:
+def checks(scales: dict[str, Scale]) -> Iterator[Labelled]:
     """Own checks, and attacks before one."""
     for accuracy in (0.95, 0.6):
         arm = Arm((f"task.critic_accuracy=[{accuracy}]",), tuned=False)
@@ -150,7 +153,7 @@ def checks() -> Iterator[Labelled]:
     options = (
         f"attacks=[{','.join(ATTACKS)}]",
         f"defences=[{','.join(DEFENCES)}]",
-        *SCALES["small"].attack,
+        *scales["dialogue"].attack,
     )
     for label, more in (("", ()), (", firm corrections", ("task.correct_flawed=0.9",))):
         arm = Arm(("task=request", *more), tuned=False)
@@ -183,29 +186,31 @@ def spread_of_contexts(campaign: Campaign) -> Iterator[tuple[str, float]]:
         yield label, float(np.var(exact) / np.var(network))
 
 
-def campaign_of(folder: str) -> Campaign:
-    """The dialogues' campaign in a folder."""
-    options = CampaignOptions(scale="small", folder=folder)
-    scales = options.scales()
-    every = load_all(scales)
-    names = tuple(name for own in every.values() for name in own)
-    return campaigns_of(names, every, scales, options)["dialogue"]
+def main() -> None:
+    """Prints them all, of the campaign in the folder of a scale."""
+    begin()
+    with one_line_errors():
+        options = read_options(CampaignOptions, sys.argv[1:])
+        if not (folder_of(options) / SEEDS_FILE).exists():
+            raise ConfigError("folder", folder_of(options), "holds no campaign; run some claims")
+        scales = options.scales()
+        every = load_all(scales)
+        names = tuple(name for own in every.values() for name in own)
+        campaign = campaigns_of(names, every, scales, options)["dialogue"]
+        for section in (instructions(), guessed_checks(), concept(), kinds(), checks(scales)):
+            for label, effect in section:
+                show(f"{label}: {said(campaign.values('controlled', effect))}")
+        for label, share in spread_of_contexts(campaign):
+            show(f"share of the spread over seeds that contexts make: {label}: {share:.2f}")
 
 
-def main(folder: str) -> None:
-    """Prints them all."""
-    campaign = campaign_of(folder)
-    for section in (instructions, guessed_checks, concept, kinds, checks):
-        for label, effect in section():
-            values = campaign.values("controlled", effect)
-            if values is None:
-                print(f"{label}: missing")
-                continue
-            low, high = interval(values)
-            print(f"{label}: {np.mean(values):.3f} [{low:.3f}, {high:.3f}] ({len(values)} seeds)")
-    for label, share in spread_of_contexts(campaign):
-        print(f"share of the spread over seeds that contexts make: {label}: {share:.2f}")
+def said(values: np.ndarray | None) -> str:
+    """Mean, interval and number of seeds."""
+    if values is None:
+        return "a run is missing"
+    low, high = interval(values)
+    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}] ({len(values)} seeds)"
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

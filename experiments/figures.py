@@ -1,5 +1,7 @@
 """Figures: of a claim its curves and every judged effect with its seeds; of all their verdicts."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from experiments.verdicts import Judged
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 VERDICT_COLORS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777"}
+TITLE_WIDTH = 80  # characters, beside a curve
 
 
 def claim_figure(found: list[Judged]) -> Figure:
@@ -105,8 +108,9 @@ def _draw_judgement(axes: Axes, one: Judged) -> None:
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     color = VERDICT_COLORS[finding.verdict]
+    words = f"{'primary, ' if judgement.primary else ''}{judgement.how}: {judgement.prediction}"
     axes.set_title(
-        f"{'primary, ' if judgement.primary else ''}{judgement.how}: {judgement.prediction}\n",
+        textwrap.fill(words, TITLE_WIDTH) + "\n",
         fontsize=8,
         loc="left",
         color="black",

@@ -211,9 +211,10 @@ def campaigns_of(
     every: dict[str, dict[str, Claim]],
     scales: dict[str, Scale],
     options: CampaignOptions,
+    world: str | None = None,
 ) -> dict[str, "Campaign"]:
     """World -> the campaign of the claims named, and of those that were registered in the folder
-    before, which share its grid.
+    before, which share its grid; of one world only, if it is named.
     """
     from experiments.campaign import Campaign
     from experiments.registration import read_registered
@@ -221,10 +222,14 @@ def campaigns_of(
     folder = folder_of(options)
     registered = read_registered(folder)
     held = {*names, *registered}
-    wanted = {world: {n: c for n, c in own.items() if n in held} for world, own in every.items()}
+    wanted = {
+        name: {n: claim for n, claim in own.items() if n in held}
+        for name, own in every.items()
+        if world in (None, name)
+    }
     return {
-        world: Campaign(own, scales[world], folder, options.wandb, families_of(every), registered)
-        for world, own in wanted.items()
+        name: Campaign(own, scales[name], folder, options.wandb, families_of(every), registered)
+        for name, own in wanted.items()
         if own
     }
 
@@ -264,7 +269,7 @@ def run_campaigns(
         for world, own in every.items():
             asked = tuple(name for name in own if name in names)
             while asked:
-                campaign = campaigns_of(asked, every, scales, options)[world]
+                campaign = campaigns_of(asked, every, scales, options, world)[world]
                 if campaign.is_piloted:
                     register(campaign)
                 jobs = campaign.missing_jobs(options.networks_at_once, asked)

@@ -9,91 +9,24 @@ python -m experiments pack [KEY=VALUE ...]              all that the report stan
 python -m experiments simulate [KEY=VALUE ...]          how often the judge errs, by simulation
 """
 
-import contextlib
-import dataclasses
 import difflib
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from experiments.claim import PAPERS, Claim, Scale
+from experiments.options import SEEDS_FILE, CampaignOptions, folder_of, keep_seeds, take_seeds
 from experiments.studies import studies
-from icl_align.config import FIGURE_FORMATS, ConfigError, WandbConfig, option, setting
+from icl_align.config import ConfigError, setting
 from icl_align.running.cli import MULTIRUN, check_engines
 from icl_align.running.command import show
 from icl_align.running.compose import parse_overrides, read_options
 from icl_align.running.errors import RunError, one_line_errors
 from icl_align.running.help import options_help
-from icl_align.world import WORLDS
 
 if TYPE_CHECKING:
     from experiments.campaign import Campaign
     from experiments.judge import Family
-
-
-SEEDS_FILE = "seeds.json"  # the options that the report was made with
-SEED_OPTIONS = ("seed", "num_seeds", "most_seeds", "pilot_seeds")
-HELD_OPTIONS = ("scale", *SEED_OPTIONS)  # of one folder
-
-
-@dataclasses.dataclass
-class CampaignOptions:
-    """The options of `python -m experiments`."""
-
-    scale: str = option("small", "size of every run")
-    world: Optional[str] = option(None, "only the claims of this world", choices=WORLDS)
-    folder: Optional[str] = option(None, "the campaign's folder; null is campaigns/SCALE")
-    seed: int = option(100, "first training seed that is judged", least=0, most=2**31 - 2**16)
-    num_seeds: Optional[int] = option(
-        None, "training seeds that are judged; null is the scale's", least=2, most=2**10
-    )
-    most_seeds: Optional[int] = option(
-        None,
-        "of primary judgements, if the pilot asks for more; null is num_seeds or the scale's",
-        least=1,
-        most=2**10,
-    )
-    pilot_seeds: Optional[int] = option(
-        None, "and of the pilot; 0 makes none; null is the scale's", least=0, most=2**10
-    )
-    networks_at_once: int = option(
-        16, "most networks (configurations x seeds) that one job trains together", least=1
-    )
-    figure_format: str = option(
-        "png", "of the figures that the report leaves beside its own", choices=FIGURE_FORMATS
-    )
-    wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
-
-    def scales(self) -> dict[str, Scale]:
-        """World -> its sizes, with the seeds asked for.
-
-        Raises:
-          ConfigError: no world has this scale.
-        """
-        named = {world: own.SCALES for world, own in studies().items()}
-        every = dict.fromkeys(name for of_world in named.values() for name in of_world)
-        if self.scale not in every:
-            raise ConfigError("scale", self.scale, f"must be one of {', '.join(every)}")
-        return {
-            world: self._with_seeds(of_world[self.scale])
-            for world, of_world in named.items()
-            if self.scale in of_world
-        }
-
-    def _with_seeds(self, scale: Scale) -> Scale:
-        own = scale.seeds
-        judged = own.judged if self.num_seeds is None else self.num_seeds
-        most = (self.num_seeds or own.most) if self.most_seeds is None else self.most_seeds
-        if most < judged:
-            raise ConfigError("most_seeds", most, f"must be at least num_seeds={judged}")
-        pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
-        first = own.first_pilot
-        if self.seed < first + pilot and first < self.seed + most:
-            allowed = f"the pilot has seeds {first} to {first + pilot - 1}, which are not judged"
-            raise ConfigError("seed", self.seed, allowed)
-        seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
-        return dataclasses.replace(scale, seeds=seeds)
 
 
 def check_names(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,11 +127,6 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def folder_of(options: CampaignOptions) -> Path:
-    """The campaign's."""
-    return Path(options.folder or f"campaigns/{options.scale}").absolute()
-
-
 def families_of(every: dict[str, dict[str, Claim]]) -> dict[bool, "Family"]:
     """Of all judgements there are: what is corrected for does not depend on what is asked for."""
     from experiments.campaign import families
@@ -291,24 +219,6 @@ def run_campaigns(
     return 1 if failed else 0
 
 
-def keep_seeds(folder: Path, options: CampaignOptions) -> None:
-    """Leaves scale and seeds beside the runs; others belong into another folder.
-
-    Raises:
-      ConfigError: the folder holds a campaign of another scale or other seeds.
-    """
-    from icl_align.running.files import DamagedFileError, read_json, write_json
-
-    asked = {name: getattr(options, name) for name in HELD_OPTIONS}
-    with contextlib.suppress(FileNotFoundError, DamagedFileError):
-        held = read_json(folder / SEEDS_FILE)
-        for name, value in asked.items():
-            if value != held.get(name, value):
-                reason = f"{folder} is a campaign of {setting(name, held.get(name))}; name another"
-                raise ConfigError(name, value, f"{reason} folder=")
-    write_json(folder / SEEDS_FILE, asked)
-
-
 def check_report(
     every: dict[str, dict[str, Claim]], scales: dict[str, Scale], options: CampaignOptions
 ) -> int:
@@ -328,13 +238,7 @@ def check_report(
         raise ConfigError("folder", folder, "holds no report; run some claims first") from None
     except DamagedFileError as error:
         raise ConfigError("folder", folder, str(error)) from error
-    if options.scale != held.get("scale", options.scale):
-        reason = f"{folder} is a campaign of {setting('scale', held['scale'])}"
-        raise ConfigError("scale", options.scale, reason)
-    default = CampaignOptions()
-    for name in SEED_OPTIONS:
-        if getattr(options, name) == getattr(default, name):
-            setattr(options, name, held.get(name))
+    take_seeds(folder, held, options)
     scales = options.scales()
     differing = differences_from(path, campaigns_of(names, every, scales, options))
     for line in differing:

@@ -284,9 +284,9 @@ class Campaign:
         run = self.places[Place(arm, self.chosen_rate(how, arm), stage)]
         return run if run.finished() else None
 
-    def learned(self, judgement: Judgement) -> bool:
+    def learned(self, judgement: Judgement, seeds: int | None = None) -> bool:
         """Whether a judgement can show anything: whether one of its arms has learned, as
-        `Scale.learned` says. An attack says itself whether it can.
+        `Scale.learned` says, by its first seeds or all. An attack says itself whether it can.
         """
         wanted, how, terms = self.scale.learned, judgement.how, judgement.effect.terms
         if wanted is None or judgement.of_untrained:
@@ -308,7 +308,8 @@ class Campaign:
             )
             found.append(self.values(how, effect))
         return any(
-            values is not None and wanted.wanted.holds(float(np.mean(values))) for values in found
+            values is not None and wanted.wanted.holds(float(np.mean(values[:seeds])))
+            for values in found
         )
 
     def values(self, how: str, effect: Effect, stage: str = JUDGED) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from experiments.verdicts import Judged
 # Okabe and Ito's palette: distinct for colour-blind readers and in print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 VERDICT_COLORS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777"}
-TITLE_WIDTH = 80  # characters, beside a curve
+TITLE_WIDTH, WHOLE_WIDTH = 80, 150  # characters, beside a curve and without one
 
 
 def claim_figure(found: list[Judged]) -> Figure:
@@ -110,7 +110,7 @@ def _draw_judgement(axes: Axes, one: Judged) -> None:
     color = VERDICT_COLORS[finding.verdict]
     words = f"{'primary, ' if judgement.primary else ''}{judgement.how}: {judgement.prediction}"
     axes.set_title(
-        textwrap.fill(words, TITLE_WIDTH) + "\n",
+        textwrap.fill(words, TITLE_WIDTH if one.claim.figure else WHOLE_WIDTH) + "\n",
         fontsize=8,
         loc="left",
         color="black",

@@ -90,7 +90,7 @@ def interval(values: Values, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def settling(curves: Float[np.ndarray, "seeds t"]) -> tuple[int, int, int]:
-    """Place from which the mean over seeds stays near its last (`rounds_to_convergence`), and the
+    """Index from which the mean over seeds stays near its last (`rounds_to_convergence`), and the
     ends of 95% of bootstrap samples.
     """
     [settled] = rounds_to_convergence(curves.mean(axis=0, keepdims=True))
@@ -218,10 +218,8 @@ def _finding(
         return Finding(*numbers, "undecided", f"the interval holds {crossed:g}")
     agreed = pair[0] < pair[1] if inside else pair[1] < pair[0]
     if corrected >= family.level or not agreed:
-        reason = (
-            f"p = {p:.2g}, corrected for {family.tests} judgements {corrected:.3g}, "
-            f"not below {family.level:g}"
-        )
+        reason = f"p = {p:.2g}, corrected for {family.tests} judgements {corrected:.3g}"
+        reason += f", not below {family.level:g}" if corrected >= family.level else ""
         return Finding(*numbers, "undecided", reason)
     if inside:
         return Finding(*numbers, "supported", f"all of the interval is {predicted}")

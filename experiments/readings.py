@@ -2,8 +2,8 @@
 
 python -m experiments.readings scale=small
 
-Each is a mean over seeds with the judge's 95% interval; nothing here is judged. Unless a kind is
-named it is of the default kind at the best rate.
+Each is a mean over seeds with the judge's 95% interval; nothing here is judged. What names no kind,
+no other training and no attack is of the default kind at the best rate.
 """
 
 import functools
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments import dialogue
-from experiments.__main__ import SEEDS_FILE, CampaignOptions, campaigns_of, folder_of, load_all
+from experiments.__main__ import campaigns_of, load_all
 from experiments.campaign import Campaign
 from experiments.claim import Arm, Effect, Scale
 from experiments.claims.liu2025.dialogue_controls import CHECKED_AT_RANDOM
 from experiments.claims.liu2025.kinds import QUESTIONS, TEXTS
 from experiments.claims.liu2025.steering import MINUS, PLUS, steered
 from experiments.claims.wang2024.critic import SELF
-from experiments.claims.wang2024.self_check import ATTACKS, DEFENCES
+from experiments.claims.wang2024.self_check import ATTACKS, attack_options
 from experiments.dialogue import (
     LAST,
     PLANS,
@@ -30,12 +30,14 @@ from experiments.dialogue import (
     success,
 )
 from experiments.judge import interval
+from experiments.options import SEEDS_FILE, CampaignOptions, folder_of, take_seeds
 from icl_align.config import ConfigError
 from icl_align.dialogue.concept.study import HAZARDS
 from icl_align.dialogue.options import Options
 from icl_align.running.command import begin, show
 from icl_align.running.compose import read_options
 from icl_align.running.errors import one_line_errors
+from icl_align.running.files import DamagedFileError, read_json
 
 inside = functools.partial(dialogue.inside, label="")
 READERS = ("language_model", "exact", "exact_own_answers_ignored")
@@ -150,11 +152,7 @@ def checks(scales: dict[str, Scale]) -> Iterator[Labelled]:
         arm = Arm((f"task.critic_accuracy=[{accuracy}]",), tuned=False)
         gain = reading(arm, "gain", under=SELF)
         yield f"gain by own checks, trained with {accuracy}", gain
-    options = (
-        f"attacks=[{','.join(ATTACKS)}]",
-        f"defences=[{','.join(DEFENCES)}]",
-        *scales["dialogue"].attack,
-    )
+    options = attack_options(scales["dialogue"])
     for label, more in (("", ()), (", firm corrections", ("task.correct_flawed=0.9",))):
         arm = Arm(("task=request", *more), tuned=False)
         for attack in ("none", *ATTACKS):
@@ -183,7 +181,8 @@ def spread_of_contexts(campaign: Campaign) -> Iterator[tuple[str, float]]:
         network, exact = (
             campaign.values("controlled", effect(reader=reader)) for reader in READERS[:2]
         )
-        yield label, float(np.var(exact) / np.var(network))
+        if network is not None and exact is not None and np.var(network) > 0:
+            yield label, float(np.var(exact) / np.var(network))
 
 
 def main() -> None:
@@ -191,12 +190,18 @@ def main() -> None:
     begin()
     with one_line_errors():
         options = read_options(CampaignOptions, sys.argv[1:])
-        if not (folder_of(options) / SEEDS_FILE).exists():
-            raise ConfigError("folder", folder_of(options), "holds no campaign; run some claims")
+        folder = folder_of(options)
+        try:
+            take_seeds(folder, read_json(folder / SEEDS_FILE), options)
+        except (FileNotFoundError, DamagedFileError) as error:
+            raise ConfigError("folder", folder, "holds no campaign; run some claims") from error
         scales = options.scales()
         every = load_all(scales)
-        names = tuple(name for own in every.values() for name in own)
-        campaign = campaigns_of(names, every, scales, options)["dialogue"]
+        campaign = campaigns_of(tuple(every["dialogue"]), every, scales, options, "dialogue")[
+            "dialogue"
+        ]
+        if not campaign.is_piloted:
+            raise ConfigError("folder", folder, "not all claims on dialogues have their pilot")
         for section in (instructions(), guessed_checks(), concept(), kinds(), checks(scales)):
             for label, effect in section:
                 show(f"{label}: {said(campaign.values('controlled', effect))}")
@@ -206,8 +211,8 @@ def main() -> None:
 
 def said(values: np.ndarray | None) -> str:
     """Mean, interval and number of seeds."""
-    if values is None:
-        return "a run is missing"
+    if values is None or not np.all(np.isfinite(values)):
+        return "a run is missing or diverged"
     low, high = interval(values)
     return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}] ({len(values)} seeds)"
 

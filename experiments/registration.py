@@ -103,6 +103,7 @@ def digest_of(campaign: Campaign, claim: Claim) -> str:
 def is_late(campaign: Campaign, name: str) -> bool:
     """Whether a run by which a registered claim is judged was begun before it was registered."""
     written = calendar.timegm(time.strptime(campaign.registered[name]["written"], WHEN))
-    arms = dict.fromkeys((how, r.arm) for how, r in campaign.claims[name].readings())
+    judged = [(j.how, r.arm) for j in campaign.claims[name].judgements for _, r in j.effect.terms]
+    arms = dict.fromkeys(judged)
     runs = [run for how, arm in arms if (run := campaign.run_of(how, arm)) is not None]
     return any((run.folder / CONFIG).stat().st_mtime < written - LATE_SECONDS for run in runs)

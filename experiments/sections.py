@@ -5,7 +5,7 @@ from flax import nnx
 
 from experiments.campaign import JUDGED, PILOT, Campaign
 from experiments.claim import Arm, Claim
-from experiments.judge import interval, settling
+from experiments.judge import LEAST_SEEDS, interval, settling
 from experiments.power import NUMBERS, WANTED
 from experiments.registration import is_late
 from experiments.runs import Run
@@ -19,7 +19,7 @@ SKEWED = 1.0  # half of what exponential values have, for which Student's test e
 
 
 def claim_section(found: list[Judged]) -> list[str]:
-    """A claim's section: sentence, registration, reasons, figure, what moves it, runs."""
+    """A claim's section: sentence, registration, reasons, figure, courses, recipes, runs."""
     name, claim, campaign = found[0].name, found[0].claim, found[0].campaign
     reasons = [
         f"- **{one.finding.verdict}**, {'primary, ' if one.judgement.primary else ''}"
@@ -100,20 +100,20 @@ def _course(found: list[Judged]) -> list[str]:
     if not claim.course or not places:
         return []
     lines = [
-        f"| course | {places[0]} | {places[-1]} | change | settled | 95% of samples |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| course | {places[0]} | {places[-1]} | change | seeds | settled | 95% of samples |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for label, effect in claim.course.items():
         found_at = [campaign.values("controlled", effect.moved_to(at)) for at in places]
         if any(values is None or not np.all(np.isfinite(values)) for values in found_at):
-            lines.append(f"| {label} | missing or diverged | | | | |")
+            lines.append(f"| {label} | missing or diverged | | | | | |")
             continue
         curves = np.stack(found_at, axis=-1)
         first, last = (_cell(np.mean(one), *interval(one)) for one in curves.T[[0, -1]])
         change = curves[:, -1] - curves[:, 0]
         settled, low, high = (places[int(at)] for at in settling(curves))
         cells = label, first, last, _cell(np.mean(change), *interval(change))
-        lines.append(f"| {' | '.join(cells)} | {settled} | {low} to {high} |")
+        lines.append(f"| {' | '.join(cells)} | {len(curves)} | {settled} | {low} to {high} |")
     said = (
         f"How it goes, {campaign.base.measures.axis_label} {places[0]} to {places[-1]}. It has "
         f"settled where the mean over seeds stays within {CONVERGED_WITHIN:g} of its last, in any "
@@ -142,8 +142,10 @@ def _moved(found: list[Judged]) -> list[str]:
     seeds = campaign.scale.seeds.pilot
     said = (
         f"How the primary effect moves with the recipe: {seeds} seeds, no verdict; where no rate "
-        "is named, at the rates of the first row. The intervals are Student's."
+        "is named, at the rates of the first row."
     )
+    if seeds < LEAST_SEEDS:
+        said += " The intervals are Student's."
     return [said, "\n".join(lines)]
 
 

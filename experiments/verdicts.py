@@ -59,7 +59,7 @@ def _registered_values(campaign: Campaign, name: str, judgement: Judgement) -> n
 
 
 def _measured(values: np.ndarray | None, judgement: Judgement, campaign: Campaign) -> Measured:
-    learned = values is None or campaign.learned(judgement)
+    learned = values is None or campaign.learned(judgement, len(values))
     return Measured(values, judgement.predicted, learned)
 
 

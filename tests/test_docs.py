@@ -92,11 +92,12 @@ def check_module(module, arguments):
 
         read_options(BenchmarkOptions, options)
     elif module == "experiments.readings":
-        from experiments.__main__ import CampaignOptions
+        from experiments.options import CampaignOptions
 
         read_options(CampaignOptions, options)
     elif module == "experiments":
-        from experiments.__main__ import COMMANDS, CampaignOptions, check_names, load_all
+        from experiments.__main__ import COMMANDS, check_names, load_all
+        from experiments.options import CampaignOptions
 
         own = [option for option in options if not option.startswith("hydra")]
         every = load_all(read_options(CampaignOptions, own).scales())

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import alignment
 from experiments import job as job_module
-from experiments.__main__ import CampaignOptions, check_report, keep_seeds, run_campaigns
+from experiments.__main__ import check_report, run_campaigns
 from experiments.alignment import (
     LEARNED,
     AlignmentScale,
@@ -37,6 +37,7 @@ from experiments.claim import (
 from experiments.dialogue import success
 from experiments.engine import run_job
 from experiments.judge import Family
+from experiments.options import CampaignOptions, keep_seeds
 from experiments.pack import pack
 from experiments.page import page_of
 from experiments.registration import is_late, read_registered, register
@@ -472,7 +473,8 @@ def test_the_report_says_where_a_course_begins_ends_and_settles(finished):
         cells.split(" | ")[1:4], (at_first, at_last, at_last - at_first), strict=True
     ):
         assert float(cell.split()[0]) == pytest.approx(values.mean(), abs=6e-4)
-    settled, samples = cells.removesuffix(" |").split(" | ")[4:]
+    seeds, settled, samples = cells.removesuffix(" |").split(" | ")[4:]
+    assert int(seeds) == len(at_first)
     assert all(int(n) in found.axis() for n in (settled, *samples.split(" to ")))
 
 

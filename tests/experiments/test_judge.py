@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.__main__ import CampaignOptions, load_all, simulate_judge
+from experiments.__main__ import load_all, simulate_judge
 from experiments.campaign import families
 from experiments.claim import Range, above, below, within
 from experiments.judge import (
@@ -23,6 +23,7 @@ from experiments.judge import (
     settling,
     studentized,
 )
+from experiments.options import CampaignOptions
 from experiments.power import NUMBERS, needed_seeds, power
 from experiments.simulation import AS_FOUND, SHAPES, Case, simulate
 from experiments.studies import studies

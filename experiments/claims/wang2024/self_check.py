@@ -8,6 +8,11 @@ ATTACKS = ("gcg", "gcg_natural", "gcg_transfer", "autodan", "gcg_adaptive")
 DEFENCES = ("none", "own_check", "no_check")
 
 
+def attack_options(scale: DialogueScale) -> tuple[str, ...]:
+    """Of `icl_align.attack`, under which the runs are attacked."""
+    return (f"attacks=[{','.join(ATTACKS)}]", f"defences=[{','.join(DEFENCES)}]", *scale.attack)
+
+
 def claim(scale: DialogueScale) -> Claim:
     """One round of checking as context, the network its own critic. By default a flawed answer is
     given anew by the same speaker, so that even an exact reader gains little by a check; where
@@ -17,7 +22,7 @@ def claim(scale: DialogueScale) -> Claim:
     arm, firm = (
         Arm(("task=request", *more), tuned=False) for more in ((), ("task.correct_flawed=0.9",))
     )
-    options = (f"attacks=[{','.join(ATTACKS)}]", f"defences=[{','.join(DEFENCES)}]", *scale.attack)
+    options = attack_options(scale)
 
     def taken(of: Arm, attack: str, without: str = "none") -> Effect:
         left = success(of, attack, "own_check 1", options)

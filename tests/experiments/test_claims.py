@@ -75,7 +75,7 @@ def test_no_claim_is_without_a_figure_a_place_and_one_primary_judgement(campaign
         assert [one.primary for one in claim.judgements].count(True) == 1
         assert all(one.predicted.resolution > 0 for one in claim.judgements)
         judged = [of for one in claim.judgements for _, of in one.effect.terms]
-    studied = all(isinstance(of, StudyReading) for of in judged)
+        studied = all(isinstance(of, StudyReading) for of in judged)
         drawn = {effect.terms[0][1].quantity for effect in claim.figure.values()}
         assert studied or (len(claim.figure) >= 2 and len(drawn) == 1), name
         predictions = [judgement.prediction for judgement in claim.judgements]

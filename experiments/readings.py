@@ -159,6 +159,9 @@ def checks(scales: dict[str, Scale]) -> Iterator[Labelled]:
             for defence in ("none", "own_check 1", "own_check 3", "no_check 1"):
                 of = success(arm, attack, defence, options)
                 yield f"success of {attack} against {defence}{label}", of
+                if defence != "none":
+                    taken = success(arm, attack, "none", options) - of
+                    yield f"{defence} takes of the success of {attack}{label}", taken
 
 
 def spread_of_contexts(campaign: Campaign) -> Iterator[tuple[str, float]]:

@@ -181,7 +181,7 @@ def run_campaigns(
       scales: of each world.
       options: of the command.
       command: what was typed, for the report.
-      engine: Hydra overrides that choose a launcher; None runs one job after the other.
+      engine: Hydra overrides that choose a launcher; None is this machine.
     """
     from experiments.engine import run_jobs
     from experiments.registration import register

@@ -111,6 +111,7 @@ class AlignmentScale(Scale):
       steps_to_rank: training steps after which the base has long left the plateau of averaging
         the attempts.
       steps_of_own_rounds: after which a network trained on own rounds has come to rest.
+      contexts_of_own_rounds: on which they are evaluated; thirty critics at every round take long.
     """
 
     depths: tuple[int, int, int]
@@ -119,6 +120,7 @@ class AlignmentScale(Scale):
     width_of_one_block: int
     steps_to_rank: int
     steps_of_own_rounds: int
+    contexts_of_own_rounds: int
 
     def recipes(self, steps: int | None = None) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """As `Scale.recipes`, and with the usual warm-up."""
@@ -142,6 +144,14 @@ SCALES = {
         seeds=Seeds(judged=2, most=2, pilot=0),
         most_extensions=0,
         judges=False,
+        jobs_at_once=2,
+        ignores=(
+            "model.num_layers",
+            "model.num_heads",
+            "model.width",
+            "train.steps",
+            "loss.max_attempts",
+        ),
         learning_rate=2e-3,
         depths=(1, 2, 3),
         heads=(1, 2, 4),
@@ -149,6 +159,7 @@ SCALES = {
         width_of_one_block=24,
         steps_to_rank=20,
         steps_of_own_rounds=40,
+        contexts_of_own_rounds=8,
     ),
     "small": AlignmentScale(
         world="alignment",
@@ -173,6 +184,7 @@ SCALES = {
         width_of_one_block=64,
         steps_to_rank=600,
         steps_of_own_rounds=4000,
+        contexts_of_own_rounds=512,
     ),
     "paper": AlignmentScale(
         world="alignment",
@@ -188,5 +200,6 @@ SCALES = {
         width_of_one_block=429,
         steps_to_rank=3000,
         steps_of_own_rounds=12000,
+        contexts_of_own_rounds=512,
     ),
 }

@@ -7,7 +7,9 @@ is trained at its rate with the seeds that are judged. A run is recognised by it
 configuration, wherever it lies under FOLDER/runs.
 """
 
+import copy
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +47,17 @@ class Place:
     stage: str
 
 
+@functools.cache  # to compose takes a second, and the pilot, the runs and the report ask for it
+def _composed(overrides: tuple[str, ...]) -> Config:
+    return compose_config([*overrides])
+
+
+@functools.cache
+def _saved_identity(run_folder: Path, changed: int) -> str:
+    """Of the run that a folder holds, whose configuration was `changed` at that time."""
+    return identity(saved_config(run_folder))
+
+
 class Campaign:
     """The runs of some claims of one world at one scale.
 
@@ -72,7 +85,8 @@ class Campaign:
         self.claims, self.scale, self.folder, self._wandb = claims, scale, folder, wandb
         self.families, self.registered = families, registered
         self.overrides = f"world={scale.world}", *scale.base, f"train.steps={scale.steps}"
-        self.base = compose_config([*self.overrides, *self._seeds(JUDGED, scale.seeds.judged)])
+        self.base = copy.deepcopy(_composed(self.overrides))
+        self.base.seed, self.base.num_seeds = scale.seeds.first, scale.seeds.judged
         self._known = self._folders_by_identity()
         self._configs: dict[tuple[Place, int], Config] = {}
         self.places: dict[Place, Run] = {}
@@ -97,12 +111,11 @@ class Campaign:
         found = {}
         for path in sorted(self.folder.glob(f"runs/*/{CONFIG}")):
             run_folder = path.parent.parent
-            found[identity(saved_config(run_folder))] = run_folder
+            found[_saved_identity(run_folder, path.stat().st_mtime_ns)] = run_folder
         return found
 
-    def _seeds(self, stage: str, number: int) -> tuple[str, str]:
-        first = self.scale.seeds.first_pilot if stage == PILOT else self.scale.seeds.first
-        return f"seed={first}", f"num_seeds={number}"
+    def _first_seed(self, stage: str) -> int:
+        return self.scale.seeds.first_pilot if stage == PILOT else self.scale.seeds.first
 
     # ------------------------------------------------------------------------------------ the runs
 
@@ -209,9 +222,9 @@ class Campaign:
     def _config(self, place: Place, number: int) -> Config:
         key = (place, number)
         if key not in self._configs:
-            overrides = [*self.overrides, *place.arm.overrides]
-            overrides += [f"train.learning_rate={place.rate}", *self._seeds(place.stage, number)]
-            config = compose_config(overrides)
+            rate = f"train.learning_rate={place.rate}"
+            config = copy.deepcopy(_composed((*self.overrides, *place.arm.overrides, rate)))
+            config.seed, config.num_seeds = self._first_seed(place.stage), number
             config.evaluation.own_contexts = True
             config.wandb = dataclasses.replace(self._wandb)
             self._configs[key] = check(config)

@@ -75,6 +75,10 @@ class Scale:
       seeds: how many of every arm.
       most_extensions: how often the grid grows where an arm's best rate lies at its edge.
       judges: whether runs of this size can say anything of a claim; if not, nothing is judged.
+      jobs_at_once: side by side on one machine; several where a job is short, and so compiles more
+        than it computes.
+      ignores: options, or overrides, that arms and evaluations leave as the base has them. What
+        differs in numbers alone runs the same code, and where nothing is judged that is enough.
     """
 
     world: str
@@ -86,6 +90,8 @@ class Scale:
     seeds: Seeds
     most_extensions: int = 4
     judges: bool = True
+    jobs_at_once: int = 1
+    ignores: tuple[str, ...] = ()
 
     def recipes(self, steps: int | None = None) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Name -> overrides, under which the effect of a part of the architecture is shown too.
@@ -182,6 +188,20 @@ class Effect:
 
     def __str__(self) -> str:
         return " ".join(f"{'+' if sign > 0 else '-'} [{r}]" for sign, r in self.terms)
+
+    def without(self, ignores: tuple[str, ...]) -> "Effect":
+        """The same effect without the overrides that `Scale.ignores` names."""
+
+        def kept(overrides):
+            return tuple(
+                one for one in overrides if not {one, one.partition("=")[0]} & set(ignores)
+            )
+
+        def of(reading):
+            arm = dataclasses.replace(reading.arm, overrides=kept(reading.arm.overrides))
+            return dataclasses.replace(reading, arm=arm, under=kept(reading.under))
+
+        return Effect(tuple((sign, of(reading)) for sign, reading in self.terms))
 
     def moved_to(self, at: int) -> "Effect":
         """The same effect at another place of the axis, for a curve."""
@@ -289,6 +309,20 @@ class Claim:
         if sum(judgement.primary for judgement in self.judgements) != 1:
             raise ValueError(f"{self.sentence}: one judgement is primary")
 
+    def with_fewer_arms(self, ignores: tuple[str, ...]) -> "Claim":
+        """The same claim, whose arms and evaluations leave what `Scale.ignores` names."""
+
+        def each(effects):
+            return {label: effect.without(ignores) for label, effect in effects.items()}
+
+        judgements = tuple(
+            dataclasses.replace(judgement, effect=judgement.effect.without(ignores))
+            for judgement in self.judgements
+        )
+        return dataclasses.replace(
+            self, judgements=judgements, figure=each(self.figure), course=each(self.course)
+        )
+
     def readings(self) -> list[tuple[str, Reading | StudyReading]]:
         """(how, reading) of everything that is judged, drawn or said."""
         judged = [(j.how, reading) for j in self.judgements for _, reading in j.effect.terms]
@@ -306,4 +340,5 @@ def load_claim(papers: dict[str, tuple[str, ...]], name: str, scale: Scale) -> C
     """
     [paper] = [paper for paper, names in papers.items() if name in names]
     claim = importlib.import_module(f"experiments.claims.{paper}.{name}").claim(scale)
-    return dataclasses.replace(claim, paper=paper)
+    claim = dataclasses.replace(claim, paper=paper)
+    return claim.with_fewer_arms(scale.ignores) if scale.ignores else claim

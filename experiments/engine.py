@@ -1,4 +1,4 @@
-"""Runs the jobs of a campaign: one after the other, or through a launcher of Hydra.
+"""Runs the jobs of a campaign: here, some side by side, or through a launcher of Hydra.
 
 Every job is a process of its own, so one that is killed takes no other with it; what it left is
 found when the campaign is run again.
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import psutil
@@ -34,27 +35,27 @@ def run_jobs(campaign: Campaign, jobs: list[Job], engine: list[str] | None) -> l
     Args:
       campaign: whose jobs they are.
       jobs: what is missing.
-      engine: Hydra overrides that choose a launcher; None runs one job after the other.
+      engine: Hydra overrides that choose a launcher; None is this machine, with as many side by
+        side as the campaign's scale has.
     """
     if not jobs:
         return []
     for job in jobs:
         job.write()
-    with _Watcher(campaign, jobs), _sigterm_as_an_exception():
+    with _Watcher(campaign, jobs):
         if engine is None:
-            for job in jobs:
-                run_job(job.file)
+            _run_here(jobs, campaign.scale.jobs_at_once)
         else:
             _launch(campaign.folder, jobs, engine)
     return [job for job in jobs if not all(run.finished() for run in job.runs)]
 
 
 @contextlib.contextmanager
-def _sigterm_as_an_exception() -> Iterator[None]:
+def _sigterm_as_an_exception(first: Callable[[], None]) -> Iterator[None]:
     """SIGTERM ends a campaign as Ctrl-C does: its jobs are told, save and stop."""
 
     def stop(number, frame):
-        _stop_jobs()  # first: joblib kills what its workers have started, and does not wait
+        first()
         sys.exit(128 + number)
 
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # so it stays, as in a run
@@ -78,7 +79,21 @@ def _stop_jobs() -> None:
     psutil.wait_procs(jobs, timeout=SAVE_SECONDS)
 
 
-def run_job(file: Path, starter: int | None = None) -> None:
+def _run_here(jobs: list[Job], at_once: int) -> None:
+    """All jobs on this machine, `at_once` side by side."""
+    stopping = threading.Event()
+    with _sigterm_as_an_exception(stopping.set), ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(run_job, job.file, stopping.is_set, at_once) for job in jobs]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException:  # those that run save their state, the others do not begin
+            stopping.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run_job(file: Path, is_over: Callable[[], bool], at_once: int | None = None) -> None:
     """Runs a job's file in a process of its own, in its share of this machine, and says so if it
     fails.
 
@@ -86,11 +101,15 @@ def run_job(file: Path, starter: int | None = None) -> None:
 
     Args:
       file: the job.
-      starter: the process whose end stops the job, beside this one's; the parent of this one.
+      is_over: whether the campaign is, which stops the job; asked again and again.
+      at_once: how many jobs share the machine; None as the launcher has it.
+
+    Raises:
+      SystemExit: the campaign is over.
     """
     failed = file.with_suffix(".failed")
     failed.unlink(missing_ok=True)
-    with file.with_suffix(".log").open("a") as log, share_of_host() as share:
+    with file.with_suffix(".log").open("a") as log, share_of_host(at_once) as share:
         process = share.popen(
             [sys.executable, "-m", "experiments.job", str(file), str(os.getpid())],
             stdout=log,
@@ -102,8 +121,8 @@ def run_job(file: Path, starter: int | None = None) -> None:
         status = None
         try:
             while status is None:
-                if starter is not None and os.getppid() != starter:
-                    raise SystemExit("the campaign is gone")
+                if is_over():
+                    raise SystemExit("the campaign is over")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = process.wait(POLL_SECONDS)
         except BaseException:  # the job saves its state when it is told to stop
@@ -118,8 +137,9 @@ def run_job(file: Path, starter: int | None = None) -> None:
 
 def launched_job(node) -> None:
     """The job of Hydra's launchers; a worker of theirs may outlive its campaign."""
-    starter = None if node.campaign == os.getpid() else os.getppid()
-    run_job(Path(node.folder) / "jobs" / f"{node.job}.json", starter)
+    starter = os.getppid()
+    is_over = lambda: node.campaign != os.getpid() and os.getppid() != starter  # noqa: E731
+    run_job(Path(node.folder) / "jobs" / f"{node.job}.json", is_over)
 
 
 def _launch(folder: Path, jobs: list[Job], engine: list[str]) -> None:
@@ -132,9 +152,11 @@ def _launch(folder: Path, jobs: list[Job], engine: list[str]) -> None:
     arguments = sys.argv
     try:
         sys.argv = [arguments[0], "-m", *own, *engine]  # Hydra reads the command line, nothing else
-        hydra.main(config_path=str(CONF), config_name="campaign", version_base="1.3")(
-            launched_job
-        )()
+        # The jobs are stopped first: joblib kills what its workers have started, and does not wait.
+        with _sigterm_as_an_exception(_stop_jobs):
+            hydra.main(config_path=str(CONF), config_name="campaign", version_base="1.3")(
+                launched_job
+            )()
     except SystemExit as error:  # Hydra's word for an error that it has printed
         if error.code != 1:
             raise

@@ -38,13 +38,18 @@ class CampaignOptions:
     networks_at_once: int = option(
         16, "most networks (configurations x seeds) that one job trains together", least=1
     )
+    jobs_at_once: Optional[int] = option(
+        None,
+        "jobs side by side on this machine, each with its share of it; null is the scale's",
+        least=1,
+    )
     figure_format: str = option(
         "png", "of the figures that the report leaves beside its own", choices=FIGURE_FORMATS
     )
     wandb: WandbConfig = dataclasses.field(default_factory=WandbConfig)
 
     def scales(self) -> dict[str, Scale]:
-        """World -> its sizes, with the seeds asked for.
+        """World -> its sizes, with the seeds and the jobs at once asked for.
 
         Raises:
           ConfigError: no world has this scale.
@@ -54,12 +59,12 @@ class CampaignOptions:
         if self.scale not in every:
             raise ConfigError("scale", self.scale, f"must be one of {', '.join(every)}")
         return {
-            world: self._with_seeds(of_world[self.scale])
+            world: self._as_asked(of_world[self.scale])
             for world, of_world in named.items()
             if self.scale in of_world
         }
 
-    def _with_seeds(self, scale: Scale) -> Scale:
+    def _as_asked(self, scale: Scale) -> Scale:
         own = scale.seeds
         judged = own.judged if self.num_seeds is None else self.num_seeds
         most = (self.num_seeds or own.most) if self.most_seeds is None else self.most_seeds
@@ -71,7 +76,8 @@ class CampaignOptions:
             allowed = f"the pilot has seeds {first} to {first + pilot - 1}, which are not judged"
             raise ConfigError("seed", self.seed, allowed)
         seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
-        return dataclasses.replace(scale, seeds=seeds)
+        at_once = self.jobs_at_once or scale.jobs_at_once
+        return dataclasses.replace(scale, seeds=seeds, jobs_at_once=at_once)
 
 
 def folder_of(options: CampaignOptions) -> Path:

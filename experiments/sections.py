@@ -1,7 +1,7 @@
 """The section of one claim in the report: registration, reasons, courses, recipes and runs."""
 
+import jax
 import numpy as np
-from flax import nnx
 
 from experiments.campaign import JUDGED, PILOT, Campaign
 from experiments.claim import Arm, Claim
@@ -11,9 +11,8 @@ from experiments.registration import is_late
 from experiments.runs import Run
 from experiments.verdicts import Judged, is_changed, skewness
 from icl_align.config import Config
-from icl_align.running.training import build_network
+from icl_align.running.training import abstract_network
 from icl_align.statistics import CONVERGED_WITHIN
-from icl_align.transformer import num_parameters
 
 SKEWED = 1.0  # half of what exponential values have, for which Student's test errs
 
@@ -183,7 +182,8 @@ def _tuning(campaign: Campaign, how: str, arm: Arm) -> tuple[str, str]:
 
 def parameters_of(config: Config) -> int:
     """Trainable scalars of a configuration's transformer."""
-    return num_parameters(nnx.eval_shape(lambda: build_network(config, 0)))
+    _, shapes = abstract_network(config)
+    return sum(shape.size for shape in jax.tree.leaves(shapes))
 
 
 def digest(run: Run) -> str:

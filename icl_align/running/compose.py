@@ -42,12 +42,7 @@ def groups_of(options: type[Config]) -> dict[str, list[str]]:
     sections = {field.name for field in dataclasses.fields(options)}
 
     def is_of_world(group: str, name: str) -> bool:
-        file = CONF / group / f"{name}.yaml"
-        prefix = "" if "@package _global_" in file.read_text() else f"{group}."
-        try:
-            settings = list(_settings(yaml.safe_load(file.read_text()) or {}, prefix))
-        except yaml.YAMLError:  # whoever composes it hears of it
-            return True
+        settings = _settings_in((CONF / group / f"{name}.yaml").read_text(), group)
         return all(
             key in fields and value in (fields[key].metadata["choices"] or [value])
             for key, value in settings
@@ -58,6 +53,18 @@ def groups_of(options: type[Config]) -> dict[str, list[str]]:
         for group, names in groups().items()
         if group in {*sections, *ADDED_GROUPS}
     }
+
+
+@functools.cache  # every override of a group asks for all files of all groups
+def _settings_in(text: str, group: str) -> tuple[tuple[str, Any], ...]:
+    """(dotted key, value) of the text of a group's file; none where it cannot be read, of which
+    whoever composes it hears.
+    """
+    prefix = "" if "@package _global_" in text else f"{group}."
+    try:
+        return tuple(_settings(yaml.safe_load(text) or {}, prefix))
+    except yaml.YAMLError:
+        return ()
 
 
 def _settings(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -134,13 +134,16 @@ def jobs_at_once(launcher: Mapping[str, Any], cores: int, devices: int) -> int:
 
 
 @contextlib.contextmanager
-def share_of_host() -> Iterator[Share]:
+def share_of_host(jobs: int | None = None) -> Iterator[Share]:
     """Holds a share of this machine that no other job holds.
 
     Inside a job of a parallel Hydra sweep the launcher's configuration says how many share the
     machine; anywhere else, and where Slurm divides it, the share is everything. If all are taken,
-    by this sweep or another one of the same user, the local queue waits, and jobs of the other
-    launchers go on with everything. A share is free again when its holder ends, however it ends.
+    by this sweep or another one of the same user, the local queue waits, and the other jobs go on
+    with everything. A share is free again when its holder ends, however it ends.
+
+    Args:
+      jobs: how many share the machine; None as the launcher has it.
 
     Yields:
       A Share, to `take` or to `popen` with.
@@ -148,13 +151,14 @@ def share_of_host() -> Iterator[Share]:
     Raises:
       OSError: the folder for the locks, in the one for temporary files, cannot be used.
     """
-    launcher = _launcher()
+    launcher = None if jobs else _launcher()
     cores, devices = visible_cores(), visible_devices()
-    jobs = jobs_at_once(launcher, len(cores), len(devices)) if launcher else 1
+    if jobs is None:
+        jobs = jobs_at_once(launcher, len(cores), len(devices)) if launcher else 1
     if jobs == 1:
         yield Share()
         return
-    kind = str(launcher["_target_"]).rpartition(".")[2]
+    kind = str(launcher["_target_"]).rpartition(".")[2] if launcher else ""
     by_ray = kind == "RayLauncher"
     # The local queue starts all of its jobs at once; the others count theirs, and do not wait for
     # those of another sweep or for an idle process that still has a share.

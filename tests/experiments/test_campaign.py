@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import tarfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from experiments.claim import (
     above,
 )
 from experiments.dialogue import success
-from experiments.engine import run_job
+from experiments.engine import run_job, run_jobs
 from experiments.judge import Family
 from experiments.options import CampaignOptions, keep_seeds
 from experiments.pack import pack
@@ -55,6 +56,7 @@ from icl_align.running.loop import Start
 from icl_align.running.measuring import Measuring
 from icl_align.running.metrics_file import read_rows
 from icl_align.running.run import run, run_together
+from icl_align.running.shares import divide
 from icl_align.running.terminal import Terminal
 from icl_align.running.training import init_state, members_of
 from runs import finish, saved_steps, start, tiny, training_rows, wait_for
@@ -680,7 +682,7 @@ def test_a_job_that_fails_is_reported_and_repaired_by_running_again(tmp_path, ca
     for job in found.missing_jobs(16):
         job.write()
         if broken in [run.folder for run in job.runs]:
-            run_job(job.file)
+            run_job(job.file, lambda: False)
             assert "exit status" in capfd.readouterr().err
         else:
             job_module.run(job.file, time.time())
@@ -735,27 +737,32 @@ def _processes_of(files):
 
 
 @pytest.mark.parametrize(
-    ("number", "engine"),
+    ("number", "options", "jobs"),
     [
-        (signal.SIGINT, []),
-        (signal.SIGTERM, []),
-        (signal.SIGTERM, ["-m", "hydra/launcher=processes"]),
+        (signal.SIGINT, ["line"], 1),
+        (signal.SIGTERM, ["two_sizes", "jobs_at_once=2"], 2),
+        (signal.SIGTERM, ["line", "-m", "hydra/launcher=processes"], 1),
     ],
 )
-def test_a_campaign_that_is_told_to_stop_saves_first(toy, tmp_path, monkeypatch, number, engine):
+def test_a_campaign_that_is_told_to_stop_saves_first(
+    toy, tmp_path, monkeypatch, number, options, jobs
+):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # its shares are not those of another campaign
-    process = start_toy(toy, tmp_path, *LONG, *engine)
+    process = start_toy(toy, tmp_path, "scale=long", *options)
     # A row: before the first step there is nothing to save.
     metrics = lambda: tmp_path.glob("runs/*/metrics.jsonl")  # noqa: E731
-    wait_for(lambda: any(read_rows(path) for path in metrics()), process)
+    wait_for(lambda: sum(bool(read_rows(path)) for path in metrics()) == jobs, process)
     process.send_signal(number)
     status, _, err = finish(process)
     assert status == 128 + number
-    assert "Traceback" not in err
-    assert any(saved_steps(run) for run in tmp_path.glob("runs/*"))
-    [log] = tmp_path.glob("jobs/*.log")
-    assert "stopped by SIGTERM" in log.read_text()
-    assert "which is saved" in log.read_text()
+    assert "Traceback" not in err and "exit status" not in err
+    logs = [log.read_text() for log in tmp_path.glob("jobs/*.log")]
+    assert len(logs) == jobs
+    assert not [*tmp_path.glob("jobs/*.failed")]
+    for log in logs:
+        assert "stopped by SIGTERM" in log
+        assert "which is saved" in log
+    assert all(saved_steps(run) for run in tmp_path.glob("runs/*"))
 
 
 def test_a_campaign_goes_on_through_a_signal_that_was_ignored_at_its_start(toy, tmp_path):
@@ -765,6 +772,29 @@ def test_a_campaign_goes_on_through_a_signal_that_was_ignored_at_its_start(toy, 
     wait_for(lambda: len(list(tmp_path.glob("runs/*/metrics.jsonl"))) > 1, process)  # it goes on
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] in (0, 128 + signal.SIGTERM)
+
+
+def test_jobs_side_by_side_have_each_its_share_and_all_are_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)  # asked for anew
+    both, shares = threading.Barrier(2), []
+
+    class Process:
+        """Of a job that ends once the other one has begun too."""
+
+        def __init__(self, command, env=None, **_):
+            shares.append(os.sched_getaffinity(0))
+
+        def wait(self, timeout=None):
+            both.wait(60.0)
+            return 0
+
+    monkeypatch.setattr("subprocess.Popen", Process)
+    found = campaign(tmp_path, scale=dataclasses.replace(NO_PILOT, jobs_at_once=2))
+    jobs = found.missing_jobs(1)[:2]
+    assert run_jobs(found, jobs, None) == jobs  # they have left nothing
+    halves = [divide(slot, 2, sorted(os.sched_getaffinity(0)), []).cores for slot in range(2)]
+    assert sorted(map(sorted, shares)) == sorted(map(sorted, halves))
 
 
 @pytest.mark.slow

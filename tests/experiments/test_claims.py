@@ -40,6 +40,33 @@ def test_every_arm_of_every_claim_is_a_configuration_that_can_run(campaign):
 
 
 @pytest.mark.parametrize("world", ["alignment", "dialogue"])
+def test_only_a_scale_that_judges_nothing_ignores_what_its_arms_differ_in(world):
+    for scale in studies()[world].SCALES.values():
+        assert scale.judges != bool(scale.ignores)
+        asked = {
+            word
+            for claim in load_all({world: scale})[world].values()
+            for _, reading in claim.readings()
+            for override in (*reading.arm.overrides, *reading.under)
+            for word in (override, override.partition("=")[0])
+        }
+        assert asked and not asked & set(scale.ignores)
+
+
+def test_an_effect_whose_arms_differ_in_what_is_ignored_is_one_of_a_single_arm():
+    one = Arm(("model.num_heads=1", "+ablation=shallow", "task=independent_corruption"))
+    effect = regret(one) - regret(Arm())
+    kept = effect.without(("model.num_heads", "+ablation=shallow"))
+    assert [reading.arm.overrides for _, reading in kept.terms] == [
+        ("task=independent_corruption",),
+        (),
+    ]
+    assert effect.without(("model.width",)) == effect
+    arms = {reading.arm for _, reading in effect.without((*one.overrides, "task")).terms}
+    assert arms == {Arm()}
+
+
+@pytest.mark.parametrize("world", ["alignment", "dialogue"])
 def test_every_recipe_under_which_an_effect_is_shown_can_run_and_changes_the_arm(world):
     study = studies()[world]
     scale = study.SCALES["small"]

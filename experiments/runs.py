@@ -170,7 +170,7 @@ class Job:
         """How many train at once."""
         return sum(run.config.num_seeds for run in self.runs)
 
-    def work(self) -> float:
+    def work(self) -> int:
         """Its arithmetic, roughly, to weigh progress by: tokens x weights x steps x networks."""
         config = self.runs[0].config
         model, train = config.model, config.train

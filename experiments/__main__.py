@@ -9,6 +9,7 @@ python -m experiments pack [KEY=VALUE ...]              all that the report stan
 python -m experiments simulate [KEY=VALUE ...]          how often the judge errs, by simulation
 """
 
+import contextlib
 import difflib
 import os
 import sys
@@ -104,6 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ConfigError(
                     override.key_or_group, text, "a campaign says itself what it runs"
                 )
+        if swept and options.jobs_at_once is not None:
+            reason = "is of this machine; a launcher says itself how many"
+            raise ConfigError("jobs_at_once", options.jobs_at_once, reason)
         asks = next((name for name in names if name in COMMANDS), None)
         if asks and (len(names) > 1 or swept or options.world):
             extra = [text for text in arguments if text != asks and text in (*names, *MULTIRUN)]
@@ -263,9 +267,13 @@ def simulate_judge(
     folder, cases = folder_of(options), []
     registered = read_registered(folder)
     try:
-        rows = read_json(folder / "report" / "verdicts.json")
-    except FileNotFoundError:
-        rows = []  # nothing is judged yet
+        with contextlib.suppress(FileNotFoundError):
+            take_seeds(folder, read_json(folder / SEEDS_FILE), options)
+            scales = options.scales()
+        try:
+            rows = read_json(folder / "report" / "verdicts.json")
+        except FileNotFoundError:
+            rows = []  # nothing is judged yet
     except DamagedFileError as error:
         raise ConfigError("folder", folder, str(error)) from error
     found = {(row["claim"], row["judgement"]): row["skewness"] for row in rows}

@@ -78,7 +78,7 @@ class Scale:
       jobs_at_once: side by side on one machine; several where a job is short, and so compiles more
         than it computes.
       ignores: options, or overrides, that arms and evaluations leave as the base has them. What
-        differs in numbers alone runs the same code, and where nothing is judged that is enough.
+        differs in sizes alone runs the same code, and where nothing is judged that is enough.
     """
 
     world: str

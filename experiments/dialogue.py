@@ -164,7 +164,10 @@ def part_is_needed(
                 above(ACCURACY_THAT_COUNTS),
             ),
         ),
-        figure={"all parts": reading(base, "accuracy"), without: reading(other, "accuracy")},
+        figure={
+            "all parts, beyond none": beyond_none(base, "accuracy"),
+            f"{without}, beyond none": beyond_none(other, "accuracy"),
+        },
         moved_by=scale.recipes(),
     )
 

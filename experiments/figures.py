@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from experiments.campaign import Campaign
 from experiments.claim import Claim, Range, Reading
@@ -82,12 +83,18 @@ def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
     drawn = list(claim.figure.values())
     quantity = measures.quantities[drawn[0].terms[0][1].quantity]
     places = [at for at in campaign.axis() if at >= measures.drawn_from]
-    for color, (label, effect) in zip(COLORS, claim.figure.items(), strict=False):
+    curves = {}
+    for label, effect in claim.figure.items():
         found = [campaign.values("controlled", effect.moved_to(at)) for at in places]
-        if not found or any(values is None or not np.all(np.isfinite(values)) for values in found):
+        if found and all(values is not None and np.all(np.isfinite(values)) for values in found):
+            curves[label] = np.stack(found)  # [places, seeds]
+    seeds = min((curve.shape[1] for curve in curves.values()), default=0)
+    for color, label in zip(COLORS, claim.figure, strict=False):
+        if label not in curves:
             continue
-        bands = np.array([interval(values) for values in found])
-        axes.plot(places, [np.mean(values) for values in found], color=color, lw=1.8, label=label)
+        shared = curves[label][:, :seeds]  # as what is judged compares the same seeds
+        bands = np.array([interval(values) for values in shared])
+        axes.plot(places, shared.mean(axis=1), color=color, lw=1.8, label=label)
         axes.fill_between(places, bands[:, 0], bands[:, 1], color=color, alpha=0.18, lw=0)
     axes.set_xlabel(measures.axis_label)
     are_differences = any(len(effect.terms) > 1 for effect in drawn)
@@ -98,9 +105,12 @@ def _draw_curves(axes: Axes, campaign: Campaign, claim: Claim) -> None:
     if quantity.symlog:
         axes.set_yscale("symlog", linthresh=0.01)
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.01, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        axes.legend(fontsize=8, frameon=False)
+        title = f"{seeds} seeds"
+        axes.legend(title=title, title_fontsize=8, fontsize=8, frameon=False)
 
 
 def _draw_judgement(axes: Axes, one: Judged) -> None:

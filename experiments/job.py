@@ -28,7 +28,7 @@ from icl_align.dialogue.attacks.options import AttackConfig
 from icl_align.running.checkpoints import Checkpoints, newest_state
 from icl_align.running.compose import read_options
 from icl_align.running.devices import learners_folder, set_up_command
-from icl_align.running.errors import RunError, one_line_errors
+from icl_align.running.errors import SIGNALLED, RunError, one_line_errors
 from icl_align.running.evaluation import (
     by_configuration,
     compute_curves_together,
@@ -217,7 +217,12 @@ def run(file: Path, began: float) -> None:
                     evaluate(asked, under, terminal)
             for run in whole:
                 for options in sorted(run.attacks):
-                    attack_run(run, options, terminal)
+                    try:
+                        attack_run(run, options, terminal)
+                    except RunError as error:
+                        if error.status > SIGNALLED:
+                            raise
+                        failures.append(error)  # the others go on
             for failure in failures:
                 terminal.warn(str(failure))
     finally:

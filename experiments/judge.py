@@ -158,7 +158,7 @@ class Measured(NamedTuple):
 
     values: Values | None  # one a seed; None where a run is missing
     predicted: Range
-    learned: bool = True  # whether any of the runs it compares has learned to rank
+    learned: bool = True  # whether any of the runs it compares has
 
     def usable(self) -> bool:
         """Whether it can be tested."""

@@ -72,7 +72,7 @@ class CampaignOptions:
             raise ConfigError("most_seeds", most, f"must be at least num_seeds={judged}")
         pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
         first = own.first_pilot
-        if self.seed < first + pilot and first < self.seed + most:
+        if pilot and self.seed < first + pilot and first < self.seed + most:
             allowed = f"the pilot has seeds {first} to {first + pilot - 1}, which are not judged"
             raise ConfigError("seed", self.seed, allowed)
         seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
@@ -89,13 +89,17 @@ def keep_seeds(folder: Path, options: CampaignOptions) -> None:
     """Leaves scale and seeds beside the runs; others belong into another folder.
 
     Raises:
-      ConfigError: the folder holds a campaign of another scale or other seeds.
+      ConfigError: the folder holds a campaign of another scale or other seeds, or nobody can say
+        of which.
     """
     from icl_align.running.files import DamagedFileError, read_json, write_json
 
     asked = {name: getattr(options, name) for name in HELD_OPTIONS}
-    with contextlib.suppress(FileNotFoundError, DamagedFileError):
-        held = read_json(folder / SEEDS_FILE)
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            held = read_json(folder / SEEDS_FILE)
+        except DamagedFileError as error:
+            raise ConfigError("folder", folder, f"{error}; put the file back") from error
         for name, value in asked.items():
             if value != held.get(name, value):
                 reason = f"{folder} is a campaign of {setting(name, held.get(name))}; name another"
@@ -115,4 +119,4 @@ def take_seeds(folder: Path, held: dict[str, Any], options: CampaignOptions) -> 
     default = CampaignOptions()
     for name in SEED_OPTIONS:
         if getattr(options, name) == getattr(default, name):
-            setattr(options, name, held.get(name))
+            setattr(options, name, held.get(name, getattr(default, name)))

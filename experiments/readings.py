@@ -199,6 +199,8 @@ def main() -> None:
         except (FileNotFoundError, DamagedFileError) as error:
             raise ConfigError("folder", folder, "holds no campaign; run some claims") from error
         scales = options.scales()
+        if not scales["dialogue"].judges:
+            raise ConfigError("scale", options.scale, "runs of this scale say nothing")
         every = load_all(scales)
         campaign = campaigns_of(tuple(every["dialogue"]), every, scales, options, "dialogue")[
             "dialogue"

@@ -1,5 +1,6 @@
 """The report: one text in Markdown, the same as a page, the findings as JSON, a figure a claim."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from icl_align.running.files import DamagedFileError, read_json, save_figure, wr
 from icl_align.running.tracking import log_verdicts
 
 SAID = {"supported": "What holds", "contradicted": "What does not", "undecided": "What is open"}
+IN_PART = "What holds, though an exploratory prediction of the same claim does not"
 
 
 def write_report(
@@ -51,16 +53,23 @@ def write_report(
     for name in dict.fromkeys(one.name for one in found):
         figures[name] = claim_figure([one for one in found if one.name == name])
     text, rows = report_text(campaigns, found, command), verdict_rows(found)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.is_file():
-            path.unlink()
+    # Whole before it takes the place of an earlier one.
+    made = top / "report.new"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
     for name, figure in figures.items():
         for ending in {"png", figure_format}:
-            save_figure(figure, folder / f"{name}.{ending}")
-    (folder / "report.md").write_text(text)
-    (folder / "index.html").write_text(page_of(text, folder))
-    write_json(folder / "verdicts.json", rows)
+            save_figure(figure, made / f"{name}.{ending}")
+    (made / "report.md").write_text(text)
+    (made / "index.html").write_text(page_of(text, made))
+    write_json(made / "verdicts.json", rows)
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and not (made / path.name).exists():
+            path.unlink()
+    for path in made.iterdir():
+        path.replace(folder / path.name)
+    made.rmdir()
     log_verdicts(top, wandb, top.name, rows)
     return folder / "index.html"
 
@@ -82,6 +91,12 @@ def report_text(campaigns: dict[str, Campaign], found: list[Judged], command: st
             "**This scale judges nothing.** Its runs show that everything runs; they are too small "
             "and too short to learn, and what such networks do says nothing of a claim."
         )
+    if ignored := dict.fromkeys(one for c in campaigns.values() for one in c.scale.ignores):
+        parts.append(
+            "Arms that differ in the following alone are one run here, whatever their labels say: "
+            + ", ".join(f"`{one}`" for one in ignored)
+            + "."
+        )
     parts.append(
         "![every primary effect with its interval, in units of the smallest effect that counts]"
         "(verdicts.png)"
@@ -89,7 +104,7 @@ def report_text(campaigns: dict[str, Campaign], found: list[Judged], command: st
     for paper, title in PAPERS.items():
         of_paper = [one for one in found if one.claim.paper == paper]
         if of_paper:
-            parts += _paper(title, of_paper)
+            parts += [f"# {title}", *_lists(of_paper), verdict_table(of_paper)]
     parts += ["# Every claim"]
     for name in dict.fromkeys(one.name for one in found):
         parts += claim_section([one for one in found if one.name == name])
@@ -99,26 +114,40 @@ def report_text(campaigns: dict[str, Campaign], found: list[Judged], command: st
     return "\n\n".join(parts) + "\n"
 
 
-def _paper(title: str, found: list[Judged]) -> list[str]:
-    parts = [f"# {title}"]
-    for verdict, words in SAID.items():
-        named = [
-            f"- {one.claim.sentence} [{one.name}](#{_anchor(one.name)}), judged by: "
-            f"{one.judgement.prediction}. {effect_cell(one)}, predicted {one.judgement.predicted}"
-            f"{_others_said(one, found)}"
-            for one in found
-            if one.judgement.primary and one.finding.verdict == verdict
-        ]
-        parts += [f"**{words}**", "\n".join(named)] if named else []
-    return [*parts, verdict_table(found)]
+def _lists(found: list[Judged]) -> list[str]:
+    """The primary judgements of a paper by their verdict: of its statements, and of our own."""
+    primary = [one for one in found if one.judgement.primary]
+    parts = []
+    for ours, whose in ((False, ""), (True, "Our own questions. ")):
+        lists: dict[str, list[str]] = {}
+        for one in primary:
+            if one.claim.place.startswith("ours") == ours:
+                others = _others(one, found)
+                words = SAID[one.finding.verdict]
+                if one.finding.verdict == "supported" and others["contradicted"]:
+                    words = IN_PART
+                lists.setdefault(words, []).append(_primary_said(one, others))
+        for words in (SAID["supported"], IN_PART, SAID["contradicted"], SAID["undecided"]):
+            if words in lists:
+                parts += [f"**{whose}{words}**", "\n".join(lists[words])]
+    return parts
 
 
-def _others_said(one: Judged, found: list[Judged]) -> str:
+def _primary_said(one: Judged, others: Counter[str]) -> str:
+    """What was judged comes first: the sentence may say more."""
+    said = ", ".join(f"{others[verdict]} {verdict}" for verdict in SAID if others[verdict])
+    return (
+        f"- [{one.name}](#{_anchor(one.name)}): {one.judgement.prediction}. {effect_cell(one)}, "
+        f"predicted {one.judgement.predicted}{f'; exploratory: {said}' if said else ''}. It stands "
+        f'for: "{one.claim.sentence}" ({one.claim.place})'
+    )
+
+
+def _others(one: Judged, found: list[Judged]) -> Counter[str]:
     """How the exploratory judgements of a claim came out."""
-    verdicts = Counter(o.finding.verdict for o in found if o.name == one.name)
-    verdicts[one.finding.verdict] -= 1
-    said = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in SAID if verdicts[verdict])
-    return f"; exploratory: {said}" if said else ""
+    return Counter(
+        o.finding.verdict for o in found if o.name == one.name and not o.judgement.primary
+    )
 
 
 def verdict_table(found: list[Judged]) -> str:

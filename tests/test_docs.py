@@ -1,12 +1,14 @@
 """The pages: they build, every command and option on them exists, and the tutorial runs."""
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from runs import ROOT
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 PAGES.append(ROOT / "docs" / "tutorial.py")
 FOLDERS = {"run_dir", "output_dir", "figure"}
+VERDICTS = ("supported", "contradicted", "undecided")  # in the order of the tables
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -173,6 +176,72 @@ def test_links_of_the_pages_outside_the_site_lead_somewhere():
         text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)#]+)", text):
             assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def _verdicts():
+    return json.loads((ROOT / "docs" / "claims" / "verdicts.json").read_text())
+
+
+def _cell(row):
+    return "{effect:z.3f} [{low:z.3f}, {high:z.3f}]".format(**row)
+
+
+def test_the_verdicts_on_the_pages_are_those_of_the_campaign():
+    primary = {row["claim"]: row for row in _verdicts() if row["primary"]}
+    page = (ROOT / "docs" / "claims.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {cells[0].strip("[").partition("]")[0]: cells for cells in lines if "](" in cells[0]}
+    assert told.keys() == primary.keys()
+    for name, (_, prediction, effect, predicted, seeds, verdict) in told.items():
+        row = primary[name]
+        assert row["judgement"].partition(": ")[2] == prediction
+        assert (effect, predicted) == (_cell(row), row["predicted"])
+        assert (int(seeds), verdict) == (len(row["values"]), f"**{row['verdict']}**")
+    undecided = {name: row for name, row in primary.items() if row["verdict"] == "undecided"}
+    open_ones = {cells[0]: cells for cells in lines if cells[0] in undecided}
+    assert open_ones.keys() == undecided.keys()
+    for name, (_, effect, predicted, power, needed, *_) in open_ones.items():
+        row = undecided[name]
+        assert (effect, predicted) == (_cell(row), row["predicted"])
+        assert power == f"{row['power']:.2f}, {len(row['values'])}"
+        assert needed == str(row["needed_seeds"])
+
+
+def test_counts_of_verdicts_on_the_pages_are_those_of_the_campaign():
+    counts = Counter((row["world"], row["primary"], row["verdict"]) for row in _verdicts())
+    page, readme = (ROOT / "docs" / "claims.md").read_text(), (ROOT / "README.md").read_text()
+    for world, label, short in (
+        ("alignment", "responses with rewards", "rewards"),
+        ("dialogue", "dialogues", "dialogues"),
+    ):
+        primary, other = (
+            [counts[world, is_primary, verdict] for verdict in VERDICTS]
+            for is_primary in (True, False)
+        )
+        said = f"{', '.join(map(str, primary))} | {', '.join(map(str, other))} |"
+        assert re.search(rf"^\| {label} \| .* \| {said}$", page, re.MULTILINE)
+        cells = "".join(f" {number}: [^|]*\\|" for number in primary)
+        assert re.search(rf"^\| {short} \|{cells}$", readme, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/found.md"])
+def test_judged_intervals_on_a_page_are_those_of_the_campaign(page):
+    """Of a row that names a verdict: with the sign that its words give it."""
+    known = {_cell(row) for row in _verdicts() if row["values"]}
+    known |= {
+        _cell({"effect": -row["effect"], "low": -row["high"], "high": -row["low"]})
+        for row in _verdicts()
+        if row["values"]
+    }
+    interval = re.compile(r"-?\d+\.\d{3} \[-?\d+\.\d{3}, -?\d+\.\d{3}\]")
+    judged = [
+        line
+        for line in (ROOT / page).read_text().splitlines()
+        if re.search(r"\| (rewards|dialogues|holds|open|does not hold)\b", line)
+    ]
+    found = [one for line in judged for one in interval.findall(line)]
+    assert len(found) > (20 if page.endswith("found.md") else 1)
+    assert [one for one in found if one not in known] == []
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

@@ -48,6 +48,7 @@ from icl_align.dialogue.options import Options
 from icl_align.dialogue.readers import activation, log_question, question_ahead
 from icl_align.dialogue.vocabulary import vocabulary_of
 from icl_align.dialogue.world import WORLD
+from icl_align.intervals import of_mean, within
 from icl_align.running.compose import compose_config
 from icl_align.running.run import run
 from icl_align.running.training import init_state, network_of
@@ -463,6 +464,9 @@ def test_seeds_with_contexts_of_their_own_meet_requests_of_their_own(own, any_ne
     for of in (found["success"]["language_model"]["none"], found["success"]["exact"]["none"]):
         one, other = of["none"]["by_seed"]
         assert (one != other) == own
+        # The seeds' spread then holds that of the requests too.
+        of_seeds = within(of_mean(np.array([[one, other]] * 4), nested=True), 0, 1)
+        assert (of["none"]["high"] == pytest.approx(of_seeds["high"], abs=1e-5)) == own
 
 
 @pytest.mark.parametrize(

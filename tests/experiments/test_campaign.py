@@ -19,6 +19,7 @@ from experiments import job as job_module
 from experiments.__main__ import check_report, run_campaigns
 from experiments.alignment import (
     LEARNED,
+    SCALES,
     AlignmentScale,
     agreement,
     of_own_rounds,
@@ -38,13 +39,14 @@ from experiments.claim import (
 )
 from experiments.dialogue import success
 from experiments.engine import run_job, run_jobs
+from experiments.figures import claim_figure
 from experiments.judge import Family
 from experiments.options import CampaignOptions, keep_seeds
 from experiments.pack import pack
 from experiments.page import page_of
 from experiments.registration import is_late, read_registered, register
-from experiments.report import write_report
-from experiments.runs import CONFIG, Run, identity, read
+from experiments.report import IN_PART, report_text, write_report
+from experiments.runs import CONFIG, Job, Run, identity, read
 from experiments.verdicts import differences_from, is_changed, judged
 from icl_align.attack import ASKED, NotLearnedRunError
 from icl_align.config import ConfigError, WandbConfig
@@ -299,6 +301,31 @@ def test_what_an_attack_found_is_read_by_seed_and_nothing_of_networks_that_have_
     assert not third.finished()  # another try may be allowed to
 
 
+def test_an_attack_that_fails_keeps_no_other_from_being_made(tmp_path, monkeypatch):
+    attacked = []
+
+    def attack_run(run, options, terminal):
+        attacked.append(options)
+        if options == ("first",):
+            raise RunError("cannot be asked so")
+        if options == ("last",):
+            raise RunError("stopped by SIGTERM", 128 + signal.SIGTERM)
+
+    monkeypatch.setattr(job_module, "attack_run", attack_run)
+    monkeypatch.setattr(job_module, "train", lambda runs, group: [])
+    config = compose_config(["world=dialogue", "task=request"])
+    own = Run(config, tmp_path / "run", attacks={("first",), ("second",)})
+    job = Job((own,), tmp_path / "jobs" / "job.json")
+    job.write()
+    job_module.run(job.file, time.time())
+    assert attacked == [("first",), ("second",)]
+    own.attacks.add(("last",))
+    job.write()
+    with pytest.raises(SystemExit, match="143"):
+        job_module.run(job.file, time.time())
+    assert attacked[2:] == [("first",), ("last",)]
+
+
 # ------------------------------------------------------------------------------- the whole campaign
 
 
@@ -525,6 +552,78 @@ def test_a_folder_belongs_to_one_choice_of_seeds(tmp_path):
         keep_seeds(tmp_path, CampaignOptions(num_seeds=8))
     with pytest.raises(ConfigError, match="is a campaign of scale=small; name another folder="):
         keep_seeds(tmp_path, CampaignOptions(scale="smoke", num_seeds=9))
+    (tmp_path / "seeds.json").write_text("{")
+    with pytest.raises(ConfigError, match="is no JSON"):
+        keep_seeds(tmp_path, CampaignOptions(num_seeds=9))
+    assert (tmp_path / "seeds.json").read_text() == "{"
+
+
+def test_without_a_pilot_all_seeds_can_be_judged():
+    own = SCALES["smoke"].seeds
+    assert own.pilot == 0
+    scales = CampaignOptions(scale="smoke", seed=own.first_pilot - 1).scales()
+    assert scales["alignment"].seeds.first == own.first_pilot - 1
+
+
+def test_figures_draw_the_seeds_that_are_judged(finished, monkeypatch):
+    folder, effects = finished
+    found = campaign(folder, *effects)
+    values = found.values
+
+    def with_a_seed_more_of_one_arm(how, effect, stage=JUDGED):
+        own = values(how, effect, stage)
+        is_alone = [reading.arm for _, reading in effect.terms] == [FULL]
+        return np.append(own, 1e3) if is_alone else own
+
+    monkeypatch.setattr(found, "values", with_a_seed_more_of_one_arm)
+    one = judged({"alignment": campaign(folder, *effects)})[0]
+    axes = claim_figure([one._replace(campaign=found)]).axes[0]
+    assert axes.get_legend().get_title().get_text() == "3 seeds"
+    drawn = {line.get_label(): line for line in axes.lines}
+    for label, effect in one.claim.figure.items():
+        for at, height in zip(*drawn[label].get_data(), strict=True):
+            own = values("controlled", effect.moved_to(int(at)))
+            assert height == pytest.approx(own.mean())
+
+
+def test_the_report_tells_our_questions_from_the_papers_and_what_holds_from_what_does_in_part(
+    finished,
+):
+    folder, effects = finished
+    found = judged({"alignment": campaign(folder, *effects)})
+    verdicts = ("supported", "contradicted", "undecided")
+    found = [
+        one._replace(finding=one.finding._replace(verdict=verdict))
+        for one, verdict in zip(found, verdicts, strict=True)
+    ]
+    campaigns = {"alignment": found[0].campaign}
+    text = report_text(campaigns, found, "the command")
+    assert f"**Our own questions. {IN_PART}**" in text
+    assert 'exploratory: 1 contradicted, 1 undecided. It stands for: "A claim." (ours)' in text
+    theirs = [
+        one._replace(claim=dataclasses.replace(one.claim, place="section 3")) for one in found
+    ]
+    assert f"**{IN_PART}**" in report_text(campaigns, theirs, "the command")
+    agreed = [one._replace(finding=found[0].finding) for one in found]
+    assert IN_PART not in report_text(campaigns, agreed, "the command")
+
+
+def test_a_report_that_is_not_made_leaves_the_one_before(finished, monkeypatch):
+    folder, effects = finished
+    before = reported(folder, *effects)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.report.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        reported(folder, *effects)
+    monkeypatch.undo()
+    report = folder / "report"
+    assert (report / "report.md").read_text() == before[0]
+    assert json.loads((report / "verdicts.json").read_text()) == before[2]
+    assert reported(folder, *effects)[2] == before[2]
+    assert not (folder / "report.new").exists()
 
 
 def test_what_is_said_of_untrained_networks_needs_none_that_has_learned(finished):
@@ -597,6 +696,12 @@ def test_a_scale_that_cannot_judge_says_so_and_judges_nothing(finished):
     folder, effects = finished
     text, _, rows = reported(folder, *effects, scale=dataclasses.replace(TINY, judges=False))
     assert "**This scale judges nothing.**" in text
+    assert "one run here" not in text
+    ignoring = dataclasses.replace(TINY, ignores=("model.width",))
+    assert (
+        "one run here, whatever their labels say: `model.width`."
+        in reported(folder, *effects, scale=ignoring)[0]
+    )
     assert {row["reason"] for row in rows} == {"runs of this scale judge nothing"}
 
 
@@ -848,6 +953,7 @@ def test_without_arguments_the_claims_are_listed():
         (["heads", "scale=huge"], ["scale=huge", "smoke, small, paper"]),
         (["scale=smoke"], ["claim=", "name some of"]),
         (["heads", "hydra/launcher=joblib"], ["need -m"]),
+        (["heads", "jobs_at_once=2", "-m"], ["jobs_at_once=2", "a launcher"]),
         (["heads", "num_seed=3"], ["num_seed=3"]),
         (["check", "scale=smoke"], ["campaigns/smoke", "holds no report"]),
         (["check", "heads"], ["claim=heads", "check is of all"]),

@@ -23,7 +23,7 @@ from experiments.judge import (
     settling,
     studentized,
 )
-from experiments.options import CampaignOptions
+from experiments.options import CampaignOptions, keep_seeds
 from experiments.power import NUMBERS, needed_seeds, power
 from experiments.simulation import AS_FOUND, SHAPES, Case, simulate
 from experiments.studies import studies
@@ -291,6 +291,10 @@ def test_the_simulation_of_a_folder_meets_the_skewness_of_its_report(tmp_path, m
     write_json(tmp_path / "report" / "verdicts.json", [row])
     simulate_judge(every, scales, options)
     assert [case.skewness for case in cases if case.skewness is not None] == [1.5]
+    cases.clear()
+    keep_seeds(tmp_path, CampaignOptions(num_seeds=9))
+    simulate_judge(every, scales, options)
+    assert {case.seeds for case in cases} == {9}
     (tmp_path / "report" / "verdicts.json").write_text("[{")
     with pytest.raises(ConfigError, match=r"verdicts\.json"):
         simulate_judge(every, scales, options)

@@ -23,7 +23,7 @@ from icl_align.dialogue.concept.gathering import Programs
 from icl_align.dialogue.concept.probes import Direction, direction_of
 from icl_align.dialogue.kinds import request
 from icl_align.dialogue.options import Options
-from icl_align.intervals import at, of_mean, within
+from icl_align.intervals import Interval, at, of_mean, within
 
 CALIBRATED_ON = 1024  # natural prompts of the perplexity filter, dialogues of the probe
 
@@ -136,19 +136,19 @@ def study(
             "accuracy": list(ACCURACIES),
             "rounds": list(range(MOST_CHECKS + 1)),
             **{
-                reader: {name: within(of_mean(values), 0, 1) for name, values in of.items()}
+                reader: {name: within(_mean(asking, values), 0, 1) for name, values in of.items()}
                 for reader, of in swept.items()
             },
         },
-        "log_perplexity": {name: of_mean(values) for name, values in surprise.items()},
+        "log_perplexity": {name: _mean(asking, values) for name, values in surprise.items()},
         "activation": {
-            name: {source: of_mean(values) for source, values in of.items()}
+            name: {source: _mean(asking, values) for source, values in of.items()}
             for name, of in inside.items()
         },
         "by_budget": {
             name: {
                 "passes": [options.passes_of(name, n) for n in range(trace.shape[-1])],
-                **within(of_mean(np.exp(trace)), 0, 1),
+                **within(_mean(asking, np.exp(trace)), 0, 1),
             }
             for name, trace in traces.items()
         },
@@ -330,11 +330,16 @@ def _beyond_asking_again(asking: Asking, values: np.ndarray) -> dict[str, Any]:
         control = f"no_check {one.times}"
         if one.name.endswith("_check") and one.label != control and control in place:
             gap = values[..., place[one.label]] - values[..., place[control]]
-            found[one.label] = within(of_mean(gap), -1, 1)
+            found[one.label] = within(_mean(asking, gap), -1, 1)
     return found
+
+
+def _mean(asking: Asking, values: np.ndarray) -> Interval:
+    """The interval of a mean over requests and seeds [b, s, ...]."""
+    return of_mean(values, nested=asking.config.evaluation.own_contexts)
 
 
 def _by_defence(asking: Asking, values: np.ndarray, least: int = 0) -> dict[str, Any]:
     """Intervals of values [requests, seeds, defences]."""
-    whole = within(of_mean(values), least, 1)
+    whole = within(_mean(asking, values), least, 1)
     return {one.label: at(whole, place) for place, one in enumerate(asking.defences)}

@@ -38,7 +38,7 @@ def check_names(names: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in (*known, "all"):
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, (*known, *COMMANDS), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError("claim", name, f"must be all or some of {', '.join(known)}{hint}")
     return known if "all" in names else tuple(name for name in known if name in names)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
                     override.key_or_group, text, "a campaign says itself what it runs"
                 )
         if swept and options.jobs_at_once is not None:
-            reason = "is of this machine; a launcher says itself how many"
+            reason = "has no effect with -m; a launcher has its own, such as hydra.launcher.n_jobs"
             raise ConfigError("jobs_at_once", options.jobs_at_once, reason)
         asks = next((name for name in names if name in COMMANDS), None)
         if asks and (len(names) > 1 or swept or options.world):

@@ -215,6 +215,7 @@ def run(file: Path, began: float) -> None:
                 asked = [run for run in wanting if not run.is_evaluated(under)]
                 if asked:
                     evaluate(asked, under, terminal)
+            refused = []
             for run in whole:
                 for options in sorted(run.attacks):
                     try:
@@ -222,9 +223,11 @@ def run(file: Path, began: float) -> None:
                     except RunError as error:
                         if error.status > SIGNALLED:
                             raise
-                        failures.append(error)  # the others go on
-            for failure in failures:
+                        refused.append(error)  # the others are made first
+            for failure in [*failures, *refused]:
                 terminal.warn(str(failure))
+            if refused:
+                raise RunError(f"{len(refused)} attacks could not be made")
     finally:
         _leave_account(runs, time.time() - began)
 

@@ -73,8 +73,11 @@ class CampaignOptions:
         pilot = own.pilot if self.pilot_seeds is None else self.pilot_seeds
         first = own.first_pilot
         if pilot and self.seed < first + pilot and first < self.seed + most:
-            allowed = f"the pilot has seeds {first} to {first + pilot - 1}, which are not judged"
-            raise ConfigError("seed", self.seed, allowed)
+            overlap = (
+                f"the pilot has seeds {first} to {first + pilot - 1}, and up to {self.seed} to "
+                f"{self.seed + most - 1} are judged; name another seed= or fewer pilot_seeds="
+            )
+            raise ConfigError("seed", self.seed, overlap)
         seeds = dataclasses.replace(own, judged=judged, most=most, pilot=pilot, first=self.seed)
         at_once = self.jobs_at_once or scale.jobs_at_once
         return dataclasses.replace(scale, seeds=seeds, jobs_at_once=at_once)

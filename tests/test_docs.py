@@ -226,7 +226,7 @@ def test_counts_of_verdicts_on_the_pages_are_those_of_the_campaign():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/found.md"])
 def test_judged_intervals_on_a_page_are_those_of_the_campaign(page):
-    """Of a row that names a verdict: with the sign that its words give it."""
+    """Of a row that names a verdict, in whichever direction its words count."""
     known = {_cell(row) for row in _verdicts() if row["values"]}
     known |= {
         _cell({"effect": -row["effect"], "low": -row["high"], "high": -row["low"]})

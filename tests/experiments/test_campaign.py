@@ -317,7 +317,8 @@ def test_an_attack_that_fails_keeps_no_other_from_being_made(tmp_path, monkeypat
     own = Run(config, tmp_path / "run", attacks={("first",), ("second",)})
     job = Job((own,), tmp_path / "jobs" / "job.json")
     job.write()
-    job_module.run(job.file, time.time())
+    with pytest.raises(SystemExit, match="1"):  # so the campaign names it and its log
+        job_module.run(job.file, time.time())
     assert attacked == [("first",), ("second",)]
     own.attacks.add(("last",))
     job.write()
@@ -863,6 +864,9 @@ def test_a_campaign_that_is_told_to_stop_saves_first(
     status, _, err = finish(process)
     assert status == 128 + number
     assert "Traceback" not in err
+    if "-m" not in options:  # a launcher's jobs are stopped beside it, and say so
+        assert "exit status" not in err
+        assert not [*tmp_path.glob("jobs/*.failed")]
     logs = [log.read_text() for log in tmp_path.glob("jobs/*.log")]
     assert len(logs) == jobs
     for log in logs:
@@ -950,6 +954,7 @@ def test_without_arguments_the_claims_are_listed():
     ("arguments", "words"),
     [
         (["head"], ["claim=head", "did you mean heads"]),
+        (["chek", "scale=small"], ["claim=chek", "did you mean check"]),
         (["heads", "scale=huge"], ["scale=huge", "smoke, small, paper"]),
         (["scale=smoke"], ["claim=", "name some of"]),
         (["heads", "hydra/launcher=joblib"], ["need -m"]),
@@ -959,6 +964,7 @@ def test_without_arguments_the_claims_are_listed():
         (["check", "heads"], ["claim=heads", "check is of all"]),
         (["pack", "world=alignment"], ["claim=world=alignment", "pack is of all"]),
         (["heads", "seed=50"], ["seed=50", "the pilot has seeds 50 to 53"]),
+        (["heads", "pilot_seeds=60"], ["50 to 109", "100 to 131 are judged", "fewer pilot_seeds="]),
         (["heads", "num_seeds=1"], ["num_seeds=1"]),
         (["heads", "-m", "hydra/sweeper=learning_rate"], ["hydra/sweeper=learning_rate"]),
         (["heads", "-m", "hydra/launcher=nix"], ["hydra/launcher=nix", "processes"]),
